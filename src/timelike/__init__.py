@@ -1,0 +1,13 @@
+"""Recurrent networks whose backpropagation through time is exact, fast and visible.
+
+`import timelike` needs NumPy alone; each part imports what it needs when it is used:
+
+- `timelike.nn` -- layers for PyTorch, drop-in for `torch.nn`'s;
+- `timelike.kernels` -- the same layers on NumPy arrays, without PyTorch;
+- `timelike.Sequences` -- a ragged batch of sequences;
+- `timelike.data` -- from ROOT, Parquet, HDF5 and NumPy files to `Sequences`;
+- `timelike.train`, `timelike.evaluate`, `timelike.report` -- the way from a config to a report;
+- `timelike.reference` -- every cell in plain NumPy float64: slow, readable, the law.
+"""
+
+__version__ = "0.1.0"
