@@ -1,0 +1,97 @@
+"""Arithmetic of offsets: where the rows of each sequence of a ragged batch are.
+
+Offsets `[B+1]` of `B` sequences: sequence b has the rows ``offsets[b]:offsets[b + 1]``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from timelike.errors import DataError
+
+__all__ = ["check_same_lengths", "gather", "integers", "offsets_of"]
+
+
+def offsets_of(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Give the offsets ``[B+1]`` of sequences of these lengths ``[B]``.
+
+    Examples
+    --------
+    >>> offsets_of([3, 0, 1])
+    array([0, 3, 3, 4])
+    """
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
+
+
+def gather(
+    starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Give the row numbers of pieces of rows, one piece after another, and the pieces' offsets.
+
+    Parameters
+    ----------
+    starts, lengths : array [B] of integers
+        Piece b is the rows ``starts[b]`` to ``starts[b] + lengths[b] - 1``.
+
+    Returns
+    -------
+    rows : array [N]
+    offsets : array [B+1]
+
+    Examples
+    --------
+    >>> gather(np.array([5, 0]), np.array([2, 3]))
+    (array([5, 6, 0, 1, 2]), array([0, 2, 5]))
+    """
+    offsets = offsets_of(lengths)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths), offsets
+
+
+def check_same_lengths(
+    first: str, lengths: npt.ArrayLike, second: str, others: npt.ArrayLike, *, where: str = "", start: int = 0
+) -> None:
+    """Raise if two jagged columns have different lengths in an event.
+
+    Parameters
+    ----------
+    first, second : str
+        Names of the columns.
+    lengths, others : array [B]
+        Their numbers of steps in each event.
+    where : str
+        Put at the head of the message.
+    start : int
+        Index of the first event, added to the one in the message.
+
+    Raises
+    ------
+    DataError
+        Naming the event's index, the columns and both lengths.
+    """
+    mine, theirs = np.asarray(lengths), np.asarray(others)
+    if np.array_equal(mine, theirs):
+        return
+    head = f"{where}: " if where else ""
+    if len(mine) != len(theirs):
+        raise DataError(f"{head}'{first}' has {len(mine)} events, '{second}' has {len(theirs)}")
+    b = int(np.argmax(mine != theirs))
+    raise DataError(f"{head}event {b + start}: '{first}' has {mine[b]} steps, '{second}' has {theirs[b]}")
+
+
+def integers(name: str, array: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Give an array of integers as int64, refusing anything else.
+
+    Raises
+    ------
+    DataError
+        If the numbers are not integers or do not fit in int64; the message begins with `name`.
+    """
+    numbers = np.asarray(array)
+    if numbers.size == 0 and numbers.dtype == np.float64:  # an empty list
+        return numbers.astype(np.int64)
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise DataError(f"{name} are {numbers.dtype}; integers are needed")
+    if numbers.dtype == np.uint64 and numbers.size and numbers.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{name} reach {numbers.max()}, which does not fit in int64")
+    return numbers.astype(np.int64, copy=False)
