@@ -1,0 +1,472 @@
+"""The config of a run: what is read, how it is cut, what is trained; every key typed, none ignored.
+
+`load_config` reads a YAML file into a `Config`. A key that does not exist is refused with the nearest one
+that does, a value that cannot be used with what can; the error is one line with the file, the line and the
+key: `jets.yaml:12: data.variabels: unknown key; nearest: 'variables'`.
+
+Relative paths in a config start from the folder of its file, so that a run does not depend on where it is
+started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from . import __version__
+from .configerrors import first_error
+from .errors import ConfigError, nearest, require
+from .yamlfile import YamlDocument, read_yaml
+
+__all__ = [
+    "AdamConfig",
+    "Config",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "DataConfig",
+    "EarlyStoppingConfig",
+    "EvaluationConfig",
+    "FractionsConfig",
+    "HeadConfig",
+    "NetworkConfig",
+    "PlateauSchedule",
+    "RMSpropConfig",
+    "RecurrentConfig",
+    "RemaindersConfig",
+    "SGDConfig",
+    "SequenceConfig",
+    "SourceConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "load_config",
+]
+
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value  # strictly, a list is no tuple
+
+
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]  # one text or a list of them
+
+
+def _named(default: str) -> BeforeValidator:
+    """Choose an alternative where a mapping does not name one."""
+    return BeforeValidator(lambda value: {"name": default, **value} if isinstance(value, dict) else value)
+
+
+class _Section(BaseModel):
+    """A mapping of the config: typed strictly, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+# -- data ---------------------------------------------------------------------------------------------------
+
+
+class SourceConfig(_Section):
+    """Where the events of one class are, as far as that differs from the rest of `DataConfig`."""
+
+    files: Texts = ()
+    treename: Text | None = None
+    selection: Text | None = None  # on top of the selection for all classes
+    weights: Text | None = None
+
+
+class DataConfig(_Section):
+    """Which events and variables are read, and what they are called."""
+
+    files: Texts = ()
+    format: Literal["root", "parquet", "hdf5", "numpy"] | None = None  # None: by the suffix of the file
+    treename: Text | None = None
+    selection: Text | None = None
+    new_variables: dict[Text, Text] = {}
+    variables: Annotated[Texts, Field(min_length=1)] | None = None
+    steps: Annotated[Texts, Field(min_length=1)] | None = None
+    labels: dict[Text, Text] = {}
+    classes: dict[Text, SourceConfig] = {}
+    signal: Text | None = None
+    weights: Text | None = None
+    event_number: Text | None = None
+    observers: Texts = ()
+    transforms: dict[Text, Literal["standardise", "none"]] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their index."""
+        return tuple(self.labels or self.classes)
+
+    @property
+    def signal_name(self) -> str:
+        """The class whose score is the discriminant: the last one unless `signal` says otherwise."""
+        return self.signal if self.signal is not None else self.class_names[-1]
+
+    def transform_of(self, variable: str) -> str:
+        """Name of the transform of a variable: its own, else the default, else "standardise"."""
+        return self.transforms.get(variable, self.transforms.get("default", "standardise"))
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if (self.variables is None) == (self.steps is None):
+            raise ValueError(
+                "give either 'variables' (inputs of each step) or 'steps' (a branch per time step)"
+            )
+        if bool(self.labels) == bool(self.classes):
+            raise ValueError(
+                "give either 'labels' (an expression per class) or 'classes' (a source per class)"
+            )
+        names = self.class_names
+        if len(names) < 2:
+            raise ValueError(f"one class only ({names[0]!r}); a classification needs two or more")
+        if self.signal is not None and self.signal not in names:
+            raise ValueError(f"signal {self.signal!r} is not a class; {nearest(self.signal, names)}")
+        if not self.files:
+            bare = [name for name in names if name not in self.classes or not self.classes[name].files]
+            if bare:
+                raise ValueError("'files' is needed" + (f" for class {bare[0]!r}" if self.classes else ""))
+        if self.variables is not None:
+            doubled = sorted({v for v in self.variables if self.variables.count(v) > 1})
+            if doubled:
+                raise ValueError(f"variable {doubled[0]!r} is given twice")
+            for name in self.transforms:
+                if name != "default" and name not in self.variables:
+                    near = nearest(name, (*self.variables, "default"))
+                    raise ValueError(f"transform of {name!r}, which is not among the variables; {near}")
+        return self
+
+
+class SequenceConfig(_Section):
+    """In which order the steps of an event are read, and how many of them."""
+
+    sort_by: Text | None = None
+    order: Literal["ascending", "descending"] = "descending"
+    keep_first: PositiveInt | None = None
+    keep_last: PositiveInt | None = None
+    direction: Literal["forward", "backward"] = "forward"
+
+    @model_validator(mode="after")
+    def _check(self) -> SequenceConfig:
+        if self.keep_first is not None and self.keep_last is not None:
+            raise ValueError("give either 'keep_first' or 'keep_last', not both")
+        return self
+
+
+class FractionsConfig(_Section):
+    """Shares of the events in a random split; they sum to one."""
+
+    train: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+
+    @model_validator(mode="after")
+    def _check(self) -> FractionsConfig:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"train, validation and test sum to {total:g}; they must sum to 1")
+        return self
+
+
+class RemaindersConfig(_Section):
+    """Remainders of the event number that belong to each split."""
+
+    train: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2, 3, 4, 5, 6)
+    validation: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (7,)
+    test: tuple[NonNegativeInt, ...] = (8, 9)
+
+
+class SplitConfig(_Section):
+    """How events are shared out to training, validation and test."""
+
+    by: Literal["random", "event_number"] = "random"
+    fractions: FractionsConfig = FractionsConfig()
+    modulo: Annotated[int, Field(ge=2)] = 10
+    remainders: RemaindersConfig = RemaindersConfig()
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitConfig:
+        if self.by == "random":
+            return self
+        parts = self.remainders
+        given = (*parts.train, *parts.validation, *parts.test)
+        beyond = [r for r in given if r >= self.modulo]
+        if beyond:
+            raise ValueError(f"remainder {beyond[0]} cannot occur modulo {self.modulo}")
+        doubled = [r for r in given if given.count(r) > 1]
+        if doubled:
+            raise ValueError(f"remainder {doubled[0]} is given twice; an event belongs to one split")
+        return self
+
+
+# -- network ------------------------------------------------------------------------------------------------
+
+
+class RecurrentConfig(_Section):
+    """One recurrent layer."""
+
+    cell: Literal["lstm"] = "lstm"
+    units: PositiveInt = 32
+    bidirectional: bool = False
+
+
+class HeadConfig(_Section):
+    """The dense layers between the pooled state and the class scores."""
+
+    units: tuple[PositiveInt, ...] = (32,)
+    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+    dropout: Fraction = 0.0
+
+
+class NetworkConfig(_Section):
+    """Recurrent layers on top of each other, pooling over steps, dense head."""
+
+    recurrent: Annotated[tuple[RecurrentConfig, ...], Field(min_length=1)] = (RecurrentConfig(),)
+    dropout: Fraction = 0.0  # between recurrent layers
+    pooling: Literal["last", "mean", "max"] = "last"
+    head: HeadConfig = HeadConfig()
+
+
+# -- training -----------------------------------------------------------------------------------------------
+
+
+class _Optimiser(_Section):
+    learning_rate: PositiveFloat = 0.003
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class AdamConfig(_Optimiser):
+    """Adam, with weight decay added to the gradient (adam) or to the step (adamw)."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: PositiveFloat = 1e-8
+
+
+class SGDConfig(_Optimiser):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"]
+    learning_rate: PositiveFloat = 0.1
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> SGDConfig:
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class RMSpropConfig(_Optimiser):
+    """RMSprop."""
+
+    name: Literal["rmsprop"]
+    learning_rate: PositiveFloat = 0.001
+    alpha: Fraction = 0.99
+    momentum: Fraction = 0.0
+    epsilon: PositiveFloat = 1e-8
+
+
+class ConstantSchedule(_Section):
+    """The learning rate stays as it is."""
+
+    name: Literal["constant"] = "constant"
+
+
+class CosineSchedule(_Section):
+    """Half a cosine from the learning rate down to `final` times it, in steps of a batch."""
+
+    name: Literal["cosine"]
+    final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+
+class PlateauSchedule(_Section):
+    """The learning rate times `factor` after `patience` epochs without a better early-stopping metric."""
+
+    name: Literal["plateau"]
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    patience: PositiveInt = 2
+
+
+Optimiser = Annotated[
+    AdamConfig | SGDConfig | RMSpropConfig, Field(discriminator="name"), _named(default="adam")
+]
+Schedule = Annotated[
+    ConstantSchedule | CosineSchedule | PlateauSchedule,
+    Field(discriminator="name"),
+    _named(default="constant"),
+]
+
+
+class EarlyStoppingConfig(_Section):
+    """Stop after `patience` epochs in which the validation metric has not improved."""
+
+    patience: PositiveInt = 5
+    metric: Literal["loss", "auc"] = "loss"
+
+
+class TrainingConfig(_Section):
+    """How the network is fitted."""
+
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    optimiser: Optimiser = AdamConfig()
+    schedule: Schedule = ConstantSchedule()
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 128
+    early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
+    clip_norm: PositiveFloat | None = 5.0
+    class_balance: bool = True
+    dtype: Literal["float32", "float64"] = "float32"
+    seed: NonNegativeInt = 0
+    threads: PositiveInt | None = None
+
+
+class EvaluationConfig(_Section):
+    """How the figures of merit get their uncertainties."""
+
+    bootstrap: NonNegativeInt = 200
+    seed: NonNegativeInt = 0
+
+
+# -- the whole ----------------------------------------------------------------------------------------------
+
+
+class Config(_Section):
+    """A whole run, from files to report.
+
+    Examples
+    --------
+    >>> labels = {"qcd": "label == 0", "top": "label == 1"}
+    >>> config = Config.from_dict({
+    ...     "data": {"files": "jets.root", "variables": ["part_pt"], "labels": labels},
+    ...     "training": {"epochs": 3},
+    ... })
+    >>> config.data.signal_name, config.training.epochs, config.network.recurrent[0].cell
+    ('top', 3, 'lstm')
+    """
+
+    data: DataConfig
+    sequence: SequenceConfig = SequenceConfig()
+    split: SplitConfig = SplitConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    output: Text = "runs/timelike"
+
+    _base: Path = PrivateAttr(default=Path("."))
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._base
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that the results of this run are written to."""
+        return Path(os.path.normpath(self._base / self.output))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, base: Path | str = ".") -> Config:
+        """Check a mapping of plain values (as from YAML or JSON) and make a config of it.
+
+        Parameters
+        ----------
+        values : mapping
+            The keys and values of a config.
+        base : path
+            The folder that relative paths start from.
+
+        Raises
+        ------
+        ConfigError
+            If a key does not exist or a value cannot be used.
+        """
+        return _validated(YamlDocument("config", dict(values)), Path(base))
+
+    def written_for(self, folder: Path) -> str:
+        """Write the whole config, defaults included, as YAML text that works from another folder."""
+        yaml = require("yaml", "data")
+        values = self.model_dump(mode="json")
+        for section in ("data", "sequence"):  # where None means "not given"; elsewhere it is a choice
+            values[section] = {
+                key: value for key, value in values[section].items() if value not in (None, [], {})
+            }
+        for source in (values["data"], *values["data"].get("classes", {}).values()):
+            source["files"] = [_relocated(name, self.base, folder) for name in source.get("files", [])]
+        values["output"] = _relocated(self.output, self.base, folder)
+        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+        return f"# Every value of this run, defaults included. Written by timelike {__version__}.\n{text}"
+
+
+def _relocated(name: str, base: Path, folder: Path) -> str:
+    return name if Path(name).is_absolute() else os.path.relpath(base / name, folder)
+
+
+def load_config(path: Path | str, *, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a config from a YAML file.
+
+    Parameters
+    ----------
+    path : path
+        The file. Relative paths in it start from its folder.
+    overrides : mapping, optional
+        Values that replace those of the file, by dotted key: ``{"training.epochs": 3}``.
+
+    Returns
+    -------
+    Config
+        The checked config.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is no YAML, a key does not exist, or a value cannot be used: one line
+        with the file, the line, the key, what was given and what is possible.
+    """
+    path = Path(path)
+    document = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        _override(document, key, value)
+    return _validated(document, path.parent)
+
+
+def _override(document: YamlDocument, key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    values = document.values
+    for depth, section in enumerate(sections):
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{document.where(sections[: depth + 1])}: {key}: {section!r} is not a mapping")
+    values[last] = value
+
+
+def _validated(document: YamlDocument, base: Path) -> Config:
+    try:
+        # By way of JSON: in pydantic's strict mode a list is then good for a tuple, and nothing else changes.
+        config = Config.model_validate_json(json.dumps(document.values))
+    except ValidationError as error:
+        raise ConfigError(first_error(error, document, Config)) from None
+    config._base = base
+    return config

@@ -1,0 +1,121 @@
+"""From pydantic's list of complaints to the one line that a user needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import nearest
+from .yamlfile import YamlDocument
+
+__all__ = ["first_error"]
+
+_MUST = re.compile(r"^\w+ should")  # pydantic's "Input should be greater than 0", "String should have ..."
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "finite_number": "a finite number",
+}
+
+
+def first_error(error: ValidationError, document: YamlDocument, root: type[BaseModel]) -> str:
+    """One line for the error that most likely caused the others: a misspelt key before a missing one."""
+    errors = error.errors(include_url=False)
+    errors.sort(key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
+    path = _path_in(document.values, first["loc"], missing=first["type"] == "missing")
+    if first["type"] == "union_tag_invalid":
+        path.append("name")
+    place = f"{document.where(path)}: {'.'.join(map(str, path))}" if path else document.where()
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{place}: {_reason(dict(first), path, document.values, root)}{more}"
+
+
+def _reason(
+    error: dict[str, Any], path: list[str | int], values: dict[str, Any], root: type[BaseModel]
+) -> str:
+    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _section_at(path[:-1], values, root).model_fields
+        return f"unknown key; {nearest(str(path[-1]), known)}"
+    if kind == "missing":
+        return "this key is needed"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _KINDS:
+        return f"given {_shown(given)}; {_KINDS[kind]} is needed"
+    if kind == "literal_error":
+        return f"given {_shown(given)}; {nearest(str(given), _quoted(context['expected']))}"
+    if kind == "union_tag_invalid":
+        return f"given {context['tag']!r}; {nearest(context['tag'], _quoted(context['expected_tags']))}"
+    if kind == "too_short":
+        return f"given {_shown(given)}; at least {context['min_length']} entry is needed"
+    return f"given {_shown(given)}; {_MUST.sub('it must', error['msg'])}"
+
+
+def _quoted(text: str) -> list[str]:
+    """Names in a text such as "'relu', 'tanh' or 'elu'"."""
+    return text.split("'")[1::2]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _path_in(values: Any, loc: tuple[str | int, ...], *, missing: bool) -> list[str | int]:
+    """Reduce pydantic's location to keys of the file: tags of unions and the like are not among them."""
+    path: list[str | int] = []
+    for depth, key in enumerate(loc):
+        last = depth == len(loc) - 1
+        in_list = isinstance(values, list) and isinstance(key, int) and key < len(values)
+        if in_list or (isinstance(values, dict) and key in values):
+            values = values[key]
+            path.append(key)
+        elif last and missing:
+            path.append(key)
+    return path
+
+
+def _section_at(path: list[str | int], values: Any, root: type[BaseModel]) -> type[BaseModel]:
+    """Find the section of the config that a path of keys leads to."""
+    annotation: Any = root
+    for key in path:
+        options = _options(annotation)
+        if get_origin(options[0]) is dict:
+            annotation = get_args(options[0])[1]
+        elif get_origin(options[0]) is tuple:
+            annotation = get_args(options[0])[0]
+        else:
+            annotation = _chosen(options, values).model_fields[str(key)].annotation
+        values = values[key]
+    return _chosen(_options(annotation), values)
+
+
+def _options(annotation: Any) -> list[Any]:
+    """List the alternatives of a union, its decorations taken off."""
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        alternatives = get_args(annotation)[: 1 if get_origin(annotation) is Annotated else None]
+        return [option for alternative in alternatives for option in _options(alternative)]
+    return [annotation]
+
+
+def _chosen(options: list[Any], values: Any) -> type[BaseModel]:
+    """Choose the alternative that the key `name` names; the first where there is none."""
+    sections: list[type[BaseModel]] = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+    for section in sections:
+        name = section.model_fields.get("name")
+        if name is not None and values.get("name") in get_args(name.annotation):
+            return section
+    return sections[0]

@@ -1,0 +1,145 @@
+"""Reading YAML as people expect it: YAML 1.2 scalars, keys that are text and stand once, errors with a place.
+
+PyYAML follows YAML 1.1, where `1e-3` is text, and `no`, `on` and `y` are truth values; a config with a class
+named `no` or a learning rate of `1e-3` would then mean something else than it says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, require
+
+__all__ = ["YamlDocument", "read_yaml"]
+
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+# What PyYAML finds for nodes without a tag, by YAML 1.1 (`_scalar` overrules it); any other was written out.
+_KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in _KINDS)
+_WORDS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+@dataclass(frozen=True)
+class YamlDocument:
+    """The values of a YAML file and the line that each key stands on."""
+
+    name: str  # what errors call the file
+    values: dict[str, Any]
+    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)  # path of keys -> line, from 1
+
+    def where(self, path: Sequence[str | int] = ()) -> str:
+        """File and line of a key, or of the nearest of the keys above it that has a line."""
+        for depth in range(len(path), 0, -1):
+            line = self.lines.get(tuple(path[:depth]))
+            if line is not None:
+                return f"{self.name}:{line}"
+        return self.name
+
+
+def read_yaml(path: Path) -> YamlDocument:
+    """Read a YAML file that holds one mapping.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    YamlDocument
+        Its values: mappings, lists, text, numbers, truth values and None.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no YAML, holds a key twice, or is no mapping.
+    """
+    yaml = require("yaml", "data")
+    name = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{name}: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not a text file in UTF-8 (byte {error.start})") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ConfigError(f"{place}: not valid YAML: {_one_line(error.problem or error.context)}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {_one_line(str(error))}") from None
+    if node is None:
+        raise ConfigError(f"{name}: empty; a config with at least 'data' is needed")
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{name}: holds {_kind(node)}; a mapping of keys to values is needed")
+    lines: dict[tuple[str | int, ...], int] = {}
+    return YamlDocument(name, _construct(node, (), name, lines, frozenset()), lines)
+
+
+def _construct(
+    node: Any,
+    path: tuple[str | int, ...],
+    name: str,
+    lines: dict[tuple[str | int, ...], int],
+    above: frozenset[int],
+) -> Any:
+    """Make Python values of a composed node; `above` are the nodes that it lies in."""
+    line = node.start_mark.line + 1
+    if id(node) in above:
+        raise ConfigError(f"{name}:{line}: an alias that contains itself")
+    if node.tag not in _TAGS:
+        raise ConfigError(f"{name}:{line}: tag {node.tag!r} has no meaning in a config")
+    if node.id == "scalar":
+        return _scalar(node)
+    above = above | {id(node)}
+    if node.id == "sequence":
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+        return [_construct(item, (*path, i), name, lines, above) for i, item in enumerate(node.value)]
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        at = f"{name}:{key_node.start_mark.line + 1}"
+        if key_node.id != "scalar":
+            raise ConfigError(f"{at}: {_kind(key_node)} as a key; a key is text")
+        key = key_node.value
+        if key in values:
+            raise ConfigError(
+                f"{at}: {'.'.join(map(str, (*path, key)))}: given twice, first on line {lines[(*path, key)]}"
+            )
+        lines[(*path, key)] = key_node.start_mark.line + 1
+        values[key] = _construct(value_node, (*path, key), name, lines, above)
+    return values
+
+
+def _scalar(node: Any) -> Any:
+    text: str = node.value
+    if node.style is not None:  # quoted, or a block: text whatever it looks like
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+def _kind(node: Any) -> str:
+    return {"scalar": "a single value", "sequence": "a list", "mapping": "a mapping"}[node.id]
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "unknown error").split())
