@@ -1,0 +1,409 @@
+// The time loop of a recurrent layer, forward and backward: a template over cell and precision.
+//
+// A chunk of sequences runs all its steps before the next chunk starts, so its states and the packed
+// weights stay in cache. Widths: L lanes, P = ceil(H / L) panels of units, HP = P L units with padding,
+// S = G L numbers of one panel in one row ("gates side by side").
+//
+// Packed for forward, per panel:  [1 + D + H][G][L]   bias, then W, then U, one line per input
+// Packed for backward:            U, then W, in column panels (gemm.h), K in the order [panel][G][L]
+// Padding lanes hold zero weights, so padded units stay at h = c = 0 and their gradients at 0.
+#pragma once
+
+#include <cstring>
+
+#include "gemm.h"
+#include "rows.h"
+
+namespace timelike {
+namespace TIMELIKE_ISA {
+
+template <class T>
+int64_t unit_panels(int64_t H) {
+  return (H + Lanes<T>::count - 1) / Lanes<T>::count;
+}
+
+template <class Cell, class T>
+int64_t forward_size(int64_t D, int64_t H) {
+  return unit_panels<T>(H) * (1 + D + H) * Cell::G * Lanes<T>::count;
+}
+
+template <class Cell, class T>
+int64_t backward_size(int64_t D, int64_t H) {
+  constexpr int L = Lanes<T>::count;
+  return (column_panels(H, L) + column_panels(D, L)) * kColumnGroup * L * unit_panels<T>(H) * Cell::G * L;
+}
+
+template <class Cell, class T>
+void pack_forward(const Weights<T>& w, T* packed) {
+  constexpr int L = Lanes<T>::count, G = Cell::G;
+  for (int64_t p = 0; p < unit_panels<T>(w.H); ++p) {
+    T* panel = packed + p * (1 + w.D + w.H) * G * L;
+    for (int g = 0; g < G; ++g)
+      for (int l = 0; l < L; ++l) {
+        const int64_t unit = p * L + l, row = g * w.H + unit;
+        const bool real = unit < w.H;
+        T* to = panel + g * L + l;
+        *to = real ? (w.b_ih ? w.b_ih[row] : T(0)) + (w.b_hh ? w.b_hh[row] : T(0)) : T(0);
+        for (int64_t k = 0; k < w.D; ++k) *(to += G * L) = real ? w.W[row * w.D + k] : T(0);
+        for (int64_t k = 0; k < w.H; ++k) *(to += G * L) = real ? w.U[row * w.H + k] : T(0);
+      }
+  }
+}
+
+template <class Cell, class T>
+T* pack_columns(const T* matrix, int64_t H, int64_t columns, T* to) {
+  constexpr int L = Lanes<T>::count, G = Cell::G;
+  constexpr int64_t width = kColumnGroup * L;
+  for (int64_t column = 0; column < columns; column += width) {
+    const int64_t n = std::min(width, columns - column);
+    for (int64_t p = 0; p < unit_panels<T>(H); ++p)
+      for (int g = 0; g < G; ++g)
+        for (int l = 0; l < L; ++l, to += width) {
+          const int64_t unit = p * L + l;
+          const T* from = matrix + (g * H + unit) * columns + column;
+          for (int64_t j = 0; j < width; ++j) to[j] = unit < H && j < n ? from[j] : T(0);
+        }
+  }
+  return to;
+}
+
+template <class Cell, class T>
+void pack_backward(const Weights<T>& w, T* packed) {
+  packed = pack_columns<Cell>(w.U, w.H, w.H, packed);
+  pack_columns<Cell>(w.W, w.H, w.D, packed);
+}
+
+// ---------------------------------------------------------------------------------------------- forward
+
+template <class Cell, class T>
+class ForwardChunk {
+  static constexpr int L = Lanes<T>::count, G = Cell::G;
+  static constexpr int64_t S = G * L;
+  // Chunks this small spend their time waiting for the row before: their input products are summed ahead
+  // for a window of steps, in full tiles, and only the state products stay in the time loop.
+  static constexpr int64_t kSmall = 2, kWindow = 64;
+
+  const Forward<T>& f;
+  const int64_t* order;  // the chunk's sequences, longest first
+  const int64_t n;
+  const int64_t D, H, P, HP, lda, panel_stride;
+  const bool ahead;
+  T *state, *next, *c;  // state, next: [n, lda], the row x | h; c: [n, HP]
+  T *inputs, *sums;     // input products ahead: inputs [window n, D], sums [window n, P, S]
+  int64_t* row;         // [n] where this step lies
+
+ public:
+  static size_t bytes(int64_t n, int64_t D, int64_t H) {
+    const int64_t P = unit_panels<T>(H);
+    return 2 * Workspace::bytes<T>(n * (D + P * L)) + Workspace::bytes<T>(n * P * L) + Workspace::bytes<int64_t>(n) +
+           (n <= kSmall ? Workspace::bytes<T>(kWindow * n * D) + Workspace::bytes<T>(kWindow * n * P * S) : 0);
+  }
+
+  ForwardChunk(const Forward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
+      : f(call), order(sequences), n(count), D(f.D), H(f.H), P(unit_panels<T>(H)), HP(P * L), lda(D + HP),
+        panel_stride((1 + D + H) * S), ahead(n <= kSmall), state(w.take<T>(n * lda)), next(w.take<T>(n * lda)),
+        c(w.take<T>(n * HP)), inputs(ahead ? w.take<T>(kWindow * n * D) : nullptr),
+        sums(ahead ? w.take<T>(kWindow * n * P * S) : nullptr), row(w.take<int64_t>(n)) {}
+
+  void run() {
+    for (int64_t r = 0; r < n; ++r) {
+      start_with(state + r * lda + D, f.h0, order[r]);
+      start_with(c + r * HP, f.c0, order[r]);
+    }
+    int64_t active = n;
+    for (int64_t s = 0; (active = finish(active, s)) > 0; ++s) {
+      if (ahead && s % kWindow == 0) sum_inputs(active, s);
+      step(active, s);
+      std::swap(state, next);
+    }
+  }
+
+ private:
+  void start_with(T* to, const T* initial, int64_t b) const {
+    if (initial) std::memcpy(to, initial + b * H, size_t(H) * sizeof(T));
+    std::memset(to + (initial ? H : 0), 0, size_t(initial ? HP - H : HP) * sizeof(T));
+  }
+
+  // Hands out the final states of the sequences that have no step s; returns how many go on.
+  int64_t finish(int64_t active, int64_t s) const {
+    const int64_t left = still_active(f.rows, order, active, s);
+    for (int64_t r = left; r < active; ++r) {
+      if (f.hT) std::memcpy(f.hT + order[r] * H, state + r * lda + D, size_t(H) * sizeof(T));
+      if (f.cT) std::memcpy(f.cT + order[r] * H, c + r * HP, size_t(H) * sizeof(T));
+    }
+    return left;
+  }
+
+  void sum_inputs(int64_t active, int64_t s0) const {
+    int64_t slots = 0;
+    for (int64_t s = s0, m = active; s < s0 + kWindow && (m = still_active(f.rows, order, m, s)) > 0; ++s)
+      for (int64_t r = 0; r < n; ++r, ++slots)  // n slots per step, so that a slot is found without a table
+        if (r < m)
+          std::memcpy(inputs + slots * D, f.x + row_of(f.rows, order[r], s) * f.ldx, size_t(D) * sizeof(T));
+        else
+          std::memset(inputs + slots * D, 0, size_t(D) * sizeof(T));
+    for (int64_t p = 0; p < P; ++p) {
+      int64_t r = 0;
+      for (; r + 3 <= slots; r += 3) input_tile<3>(r, p);
+      for (; r < slots; ++r) input_tile<1>(r, p);
+    }
+  }
+
+  template <int R>
+  void input_tile(int64_t slot, int64_t p) const {
+    Vec<T> acc[R][G];
+    const T* panel = f.packed + p * panel_stride;
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < G; ++g) acc[r][g] = load(panel + g * L);
+    multiply_add<R, 1, G, 1, T>(acc, inputs + slot * D, D, panel + S, 0, D);
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < G; ++g) store(sums + ((slot + r) * P + p) * S + g * L, acc[r][g]);
+  }
+
+  void step(int64_t active, int64_t s) {
+    for (int64_t r = 0; r < active; ++r) {
+      row[r] = row_of(f.rows, order[r], s);
+      if (!ahead) std::memcpy(state + r * lda, f.x + row[r] * f.ldx, size_t(D) * sizeof(T));
+    }
+    const T* sum = ahead ? sums + (s % kWindow) * n * P * S : nullptr;
+    if (active >= 3) {
+      for (int64_t p = 0; p < P; ++p) {
+        int64_t r = 0;
+        for (; r + 3 <= active; r += 3) tile<3, 1>(r, p, sum);
+        if (active - r == 2) tile<2, 1>(r, p, sum);
+        if (active - r == 1) tile<1, 1>(r, p, sum);
+      }
+    } else {  // too few rows to keep the multipliers busy with one panel
+      int64_t p = 0;
+      for (; p + 2 <= P; p += 2) active == 2 ? tile<2, 2>(0, p, sum) : tile<1, 2>(0, p, sum);
+      if (p < P) active == 2 ? tile<2, 1>(0, p, sum) : tile<1, 1>(0, p, sum);
+    }
+  }
+
+  template <int R, int PANELS>
+  void tile(int64_t r0, int64_t p0, const T* sum) const {
+    Vec<T> acc[R][PANELS * G];
+    const T* panel = f.packed + p0 * panel_stride;
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < PANELS; ++p)
+        for (int g = 0; g < G; ++g)
+          acc[r][p * G + g] =
+              load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * panel_stride) + g * L);
+    if (sum)
+      multiply_add<R, PANELS, G, 1, T>(acc, state + r0 * lda + D, lda, panel + (1 + D) * S, panel_stride, H);
+    else
+      multiply_add<R, PANELS, G, 1, T>(acc, state + r0 * lda, lda, panel + S, panel_stride, D + H);
+    for (int p = 0; p < PANELS; ++p) {
+      const int64_t unit = (p0 + p) * L;
+      const int lanes = int(std::min<int64_t>(L, H - unit));
+      for (int r = 0; r < R; ++r) {
+        Vec<T> gate[G], h, cell = load(c + (r0 + r) * HP + unit);
+        for (int g = 0; g < G; ++g) gate[g] = acc[r][p * G + g];
+        Cell::template forward<T>(gate, cell, h);
+        store(c + (r0 + r) * HP + unit, cell);
+        store(next + (r0 + r) * lda + D + unit, h);
+        const int64_t at = row[r0 + r];
+        store(f.y + at * f.ldy + unit, h, lanes);
+        if (f.gates) {
+          for (int g = 0; g < G; ++g) store(f.gates + (at * G + g) * H + unit, gate[g], lanes);
+          store(f.cells + at * H + unit, cell, lanes);
+        }
+      }
+    }
+  }
+};
+
+template <class Cell, class T>
+void forward(const Forward<T>& f) {
+  const Batch batch(f.rows);
+  Workspace& workspace = thread_workspace();
+  for (int64_t k = 0; k < batch.chunks(); ++k) {
+    const int64_t count = batch.end(k) - batch.begin(k);
+    workspace.reserve(ForwardChunk<Cell, T>::bytes(count, f.D, f.H));
+    ForwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), count, workspace).run();
+  }
+}
+
+// --------------------------------------------------------------------------------------------- backward
+
+// The sum over rows of dgates^T (x | h_{t-1} | 1) of one chunk or of the call, in packed order:
+// [P][columns][S], columns = D + H + 1 rounded up to whole tiles.
+constexpr int kColumnTile = 3;
+
+inline int64_t weight_columns(int64_t D, int64_t H) {
+  return (D + H + 1 + kColumnTile - 1) / kColumnTile * kColumnTile;
+}
+
+template <class Cell, class T>
+class BackwardChunk {
+  static constexpr int L = Lanes<T>::count, G = Cell::G;
+  static constexpr int64_t S = G * L;
+  // Gate gradients are gathered for this many rows before they are multiplied with inputs and states: one
+  // panel of them (18 KiB) stays in the L1 cache.
+  static constexpr int64_t kSlots = 3 * kChunk;
+
+  const Backward<T>& f;
+  const int64_t* order;
+  const int64_t n;
+  const int64_t D, H, P, HP, columns;
+  T *dh, *dc;      // [n, HP] carried from step to step
+  T *zeros;        // [H] the state before the first step where none was given
+  T *da;           // [P, kSlots, S] gate gradients, panel by panel
+  T *tiles;        // [columns / 3, kSlots, 3] the matching x | h_{t-1} | 1
+  T *sums;         // [P, columns, S] weight gradients
+  int64_t* row;    // [kSlots] row of each slot
+  const T** past;  // [kSlots] h_{t-1} of each slot
+  T** to;          // [kSlots] where a product's rows go
+  int64_t slots = 0;
+
+ public:
+  static size_t bytes(int64_t n, int64_t D, int64_t H) {
+    const int64_t P = unit_panels<T>(H);
+    return 2 * Workspace::bytes<T>(n * P * L) + Workspace::bytes<T>(H) + Workspace::bytes<T>(P * kSlots * S) +
+           Workspace::bytes<T>(weight_columns(D, H) * kSlots) + Workspace::bytes<T>(P * weight_columns(D, H) * S) +
+           Workspace::bytes<int64_t>(kSlots) + 2 * Workspace::bytes<T*>(kSlots);
+  }
+
+  BackwardChunk(const Backward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
+      : f(call), order(sequences), n(count), D(f.D), H(f.H), P(unit_panels<T>(H)), HP(P * L),
+        columns(weight_columns(D, H)), dh(w.take<T>(n * HP)), dc(w.take<T>(n * HP)), zeros(w.take<T>(H)),
+        da(w.take<T>(P * kSlots * S)), tiles(w.take<T>(columns * kSlots)), sums(w.take<T>(P * columns * S)),
+        row(w.take<int64_t>(kSlots)), past(w.take<const T*>(kSlots)), to(w.take<T*>(kSlots)) {}
+
+  const T* run() {
+    std::memset(zeros, 0, size_t(H) * sizeof(T));
+    std::memset(sums, 0, size_t(P * columns * S) * sizeof(T));
+    for (int64_t r = 0; r < n; ++r) {
+      start_with(dh + r * HP, f.dhT, order[r]);
+      start_with(dc + r * HP, f.dcT, order[r]);
+    }
+    const int64_t longest = f.rows.length[order[0]];
+    int64_t active = 0;
+    for (int64_t s = longest - 1; s >= 0; --s) {
+      while (active < n && f.rows.length[order[active]] > s) ++active;
+      if (slots + active > kSlots) flush();
+      step(active, s);
+    }
+    flush();
+    for (int64_t r = 0; r < n; ++r) {
+      if (f.dh0) std::memcpy(f.dh0 + order[r] * H, dh + r * HP, size_t(H) * sizeof(T));
+      if (f.dc0) std::memcpy(f.dc0 + order[r] * H, dc + r * HP, size_t(H) * sizeof(T));
+    }
+    return sums;
+  }
+
+ private:
+  void start_with(T* to_row, const T* given, int64_t b) const {
+    if (given) std::memcpy(to_row, given + b * H, size_t(H) * sizeof(T));
+    std::memset(to_row + (given ? H : 0), 0, size_t(given ? HP - H : HP) * sizeof(T));
+  }
+
+  void step(int64_t active, int64_t s) {
+    for (int64_t r = 0; r < active; ++r) {
+      const int64_t b = order[r], at = row_of(f.rows, b, s);
+      const int64_t before = s > 0 ? row_of(f.rows, b, s - 1) : -1;
+      row[slots + r] = at;
+      past[slots + r] = s > 0 ? f.y + before * f.ldy : f.h0 ? f.h0 + b * H : zeros;
+      const T* c_past = s > 0 ? f.cells + before * H : f.c0 ? f.c0 + b * H : zeros;
+      for (int64_t p = 0; p < P; ++p) gate_gradients(r, p, at, c_past);
+    }
+    if (s > 0 || f.dh0) {
+      for (int64_t r = 0; r < active; ++r) to[r] = dh + r * HP;
+      gradient_times_weights(da + slots * S, active, P, kSlots * S, S, f.packed, to, HP, false);
+    }
+    slots += active;
+  }
+
+  TIMELIKE_INLINE void gate_gradients(int64_t r, int64_t p, int64_t at, const T* c_past) {
+    const int64_t unit = p * L;
+    const int lanes = int(std::min<int64_t>(L, H - unit));
+    Vec<T> gate[G], d[G], carried = load(dc + r * HP + unit), total = load(dh + r * HP + unit);
+    for (int g = 0; g < G; ++g) gate[g] = load(f.gates + (at * G + g) * H + unit, lanes);
+    if (f.dy) total = total + load(f.dy + at * f.lddy + unit, lanes);
+    Cell::template backward<T>(gate, load(c_past + unit, lanes), load(f.cells + at * H + unit, lanes), total, carried, d);
+    store(dc + r * HP + unit, carried);
+    T* slot = da + (p * kSlots + slots + r) * S;
+    for (int g = 0; g < G; ++g) store(slot + g * L, d[g]);
+    if (f.dgates)
+      for (int g = 0; g < G; ++g) store(f.dgates + (at * G + g) * H + unit, d[g], lanes);
+  }
+
+  // dx = da W, and sums += da^T (x | h | 1), for all gathered rows.
+  void flush() {
+    if (f.dx) {
+      for (int64_t i = 0; i < slots; ++i) to[i] = f.dx + row[i] * f.lddx;
+      const T* W = f.packed + column_panels(H, L) * kColumnGroup * L * P * S;
+      gradient_times_weights(da, slots, P, kSlots * S, S, W, to, D, f.add_dx);
+    }
+    if (f.dW) {
+      gather();
+      for (int64_t p = 0; p < P; ++p)
+        for (int64_t column = 0; column < columns; column += kColumnTile) weight_tile(p, column);
+    }
+    slots = 0;
+  }
+
+  // x | h_{t-1} | 1, cut into tiles of three columns: contiguous for weight_tile.
+  void gather() {
+    for (int64_t i = 0; i < slots; ++i) {
+      T* at = tiles + i * kColumnTile;
+      int lane = 0;
+      const auto put = [&](T value) {
+        at[lane] = value;
+        if (++lane == kColumnTile) lane = 0, at += kSlots * kColumnTile;
+      };
+      const T* x = f.x + row[i] * f.ldx;
+      for (int64_t k = 0; k < D; ++k) put(x[k]);
+      for (int64_t k = 0; k < H; ++k) put(past[i][k]);
+      put(T(1));
+      while (lane) put(T(0));
+    }
+  }
+
+  void weight_tile(int64_t p, int64_t column) {
+    T* sum = sums + (p * columns + column) * S;
+    Vec<T> acc[kColumnTile][G];
+    for (int r = 0; r < kColumnTile; ++r)
+      for (int g = 0; g < G; ++g) acc[r][g] = load(sum + r * S + g * L);
+    multiply_add<kColumnTile, 1, G, kColumnTile, T>(acc, tiles + column * kSlots, 1, da + p * kSlots * S, 0, slots);
+    for (int r = 0; r < kColumnTile; ++r)
+      for (int g = 0; g < G; ++g) store(sum + r * S + g * L, acc[r][g]);
+  }
+};
+
+// dW, dU, db (+=) from packed order; the first chunk writes, the others add.
+template <class Cell, class T>
+void unpack_weight_gradients(const Backward<T>& f, const T* sums, bool add) {
+  constexpr int L = Lanes<T>::count, G = Cell::G;
+  const int64_t D = f.D, H = f.H, columns = weight_columns(D, H);
+  for (int64_t unit = 0; unit < H; ++unit)
+    for (int g = 0; g < G; ++g) {
+      const T* from = sums + unit / L * columns * G * L + g * L + unit % L;
+      const int64_t row = g * H + unit;
+      T* dW = f.dW + row * D;
+      T* dU = f.dU + row * H;
+      for (int64_t k = 0; k < D; ++k, from += G * L) dW[k] = add ? dW[k] + *from : *from;
+      for (int64_t k = 0; k < H; ++k, from += G * L) dU[k] = add ? dU[k] + *from : *from;
+      f.db[row] = add ? f.db[row] + *from : *from;
+    }
+}
+
+template <class Cell, class T>
+void backward(const Backward<T>& f) {
+  const Batch batch(f.rows);
+  Workspace& workspace = thread_workspace();
+  for (int64_t k = 0; k < batch.chunks(); ++k) {
+    const int64_t count = batch.end(k) - batch.begin(k);
+    workspace.reserve(BackwardChunk<Cell, T>::bytes(count, f.D, f.H));
+    const T* sums = BackwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), count, workspace).run();
+    if (f.dW) unpack_weight_gradients<Cell, T>(f, sums, k > 0);
+  }
+  if (f.dW && batch.chunks() == 0) {
+    std::memset(f.dW, 0, size_t(Cell::G * f.H * f.D) * sizeof(T));
+    std::memset(f.dU, 0, size_t(Cell::G * f.H * f.H) * sizeof(T));
+    std::memset(f.db, 0, size_t(Cell::G * f.H) * sizeof(T));
+  }
+}
+
+}  // namespace TIMELIKE_ISA
+}  // namespace timelike

@@ -1,0 +1,36 @@
+// The table of one instruction set. Included once by each of baseline.cpp, avx2.cpp, ...
+#include "cells/lstm.h"
+#include "sequence.h"
+
+namespace timelike {
+namespace TIMELIKE_ISA {
+
+template <class Cell, class T>
+constexpr Layer<T> layer() {
+  return {forward_size<Cell, T>, backward_size<Cell, T>, pack_forward<Cell, T>,
+          pack_backward<Cell, T>, forward<Cell, T>,      backward<Cell, T>};
+}
+
+template <class T, Vec<T> (*function)(Vec<T>)>
+void map(const T* x, T* y, int64_t n) {
+  constexpr int L = Lanes<T>::count;
+  for (int64_t i = 0; i < n; i += L) {
+    const int lanes = int(std::min<int64_t>(L, n - i));
+    store(y + i, function(load(x + i, lanes)), lanes);
+  }
+}
+
+template <class T>
+constexpr Functions<T> functions() {
+  return {map<T, exp<T>>, map<T, sigmoid<T>>, map<T, tanh<T>>};
+}
+
+}  // namespace TIMELIKE_ISA
+
+const Table TIMELIKE_TABLE = {TIMELIKE_ISA_NAME,
+                              TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, float>(),
+                              TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, double>(),
+                              TIMELIKE_ISA::functions<float>(),
+                              TIMELIKE_ISA::functions<double>()};
+
+}  // namespace timelike
