@@ -1,13 +1,14 @@
 """The reference against finite differences, PyTorch in float64, retyped equations, and numbers in print."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from timelike import reference
 from timelike.errors import ConfigError, DataError
@@ -17,8 +18,8 @@ EPS = np.finfo(np.float64).eps
 
 # Central differences D(s) of step s err by c2 s^2 + c4 s^4 + ...; (4 D(s/2) - D(s)) / 3 has no s^2 term.
 # At s = 2^-8 there remain s^4 L'''''/480 = 5e-13 L''''' and rounding, about 10 EPS |L| / s = 6e-13 |L|. Here
-# |L| is about 10 and the fifth derivatives L''''' are at most 330 max|dL|, so that 2e-10 max|dL| is expected
-# (and seen); 1e-8 leaves room for other seeds, and a wrong formula errs by order 1.
+# |L| is about 10 and the fifth derivatives L''''' are at most 400 max|dL|, so that 2e-10 max|dL| is expected
+# (up to 3e-10 is seen); 1e-8 leaves room for other seeds, and a wrong formula errs by order 1.
 DIFFERENCE_STEP = 2.0**-8
 DIFFERENCE_TOLERANCE = 1e-8
 # Two evaluations of the same sums in another order, each fewer than 100 roundings deep (4e-16 is seen).
@@ -39,18 +40,22 @@ def draw_layer(name, *, lengths=(4, 1, 0, 3), D=3, H=4, seed=0):
     """Draw arguments of `reference.forward` and N(0,1) upstream gradients for a ragged batch."""
     rng = np.random.default_rng(seed)
     cell = reference.CELLS[name]
-    N, B, GH = sum(lengths), len(lengths), len(cell.gates) * H
+    N, B, GH, P = sum(lengths), len(lengths), len(cell.gates) * H, H - cell.has_projection
     layer = {
         "x": rng.normal(size=(N, D)),
         "offsets": np.cumsum([0, *lengths]),
         "W": rng.normal(size=(GH, D)) / 2,
-        "U": rng.normal(size=(GH, H)) / 2,
+        "U": rng.normal(size=(GH, P)) / 2,
         "b_ih": rng.normal(size=GH) / 2,
-        "h0": rng.normal(size=(B, H)),
+        "h0": rng.normal(size=(B, P)),
     }
     if cell.has_b_hh:
         layer["b_hh"] = rng.normal(size=GH) / 2
-    upstream = {"dy": rng.normal(size=(N, H)), "dh_T": rng.normal(size=(B, H))}
+    if cell.has_peephole:
+        layer["peephole"] = rng.normal(size=3 * H)
+    if cell.has_projection:
+        layer["projection"] = rng.normal(size=(P, H))
+    upstream = {"dy": rng.normal(size=(N, P)), "dh_T": rng.normal(size=(B, P))}
     if cell.has_cell_state:
         layer["c0"] = rng.normal(size=(B, H))
         upstream["dc_T"] = rng.normal(size=(B, H))
@@ -158,9 +163,19 @@ def test_dh_and_dc_are_the_derivatives_by_the_states_of_every_step(name):
         want = differences(lambda h, c=c, of=of_states: of(h, c), h)
         assert_close(gradients.dh[t : t + 1], want, DIFFERENCE_TOLERANCE)
         if c is not None:
-            o = run.gate("o")[t]  # c_t acts through h_t = o tanh(c_t), too
-            want = differences(lambda c, o=o, of=of_states: of(o * np.tanh(c), c), c)
+            of_c = partial(h_of_c, layer, run, t)  # c_t acts through h_t, too
+            want = differences(lambda c, of_c=of_c, of=of_states: of(of_c(c), c), c)
             assert_close(gradients.dc[t : t + 1], want, DIFFERENCE_TOLERANCE)
+
+
+def h_of_c(layer, run, t, c):
+    """Give the hidden state of step t as a function of its cell state."""
+    o = run.gate("o")[t]
+    if "peephole" in layer:
+        p_o = np.split(layer["peephole"], 3)[2]
+        o = expit(logit(o) + p_o * (c - run.c[t]))
+    m = o * np.tanh(c)
+    return m @ layer["projection"].T if "projection" in layer else m
 
 
 # --------------------------------------------------------------------------------------------- PyTorch
@@ -169,23 +184,31 @@ TORCH_LAYERS = {
     "rnn_tanh": lambda D, H: torch.nn.RNN(D, H, nonlinearity="tanh", dtype=torch.float64),
     "rnn_relu": lambda D, H: torch.nn.RNN(D, H, nonlinearity="relu", dtype=torch.float64),
     "lstm": lambda D, H: torch.nn.LSTM(D, H, dtype=torch.float64),
+    "lstm_projected": lambda D, H: torch.nn.LSTM(D, H, proj_size=H - 1, dtype=torch.float64),
     "gru": lambda D, H: torch.nn.GRU(D, H, dtype=torch.float64),
 }
-TORCH_NAMES = {"W": "weight_ih_l0", "U": "weight_hh_l0", "b_ih": "bias_ih_l0", "b_hh": "bias_hh_l0"}
+TORCH_NAMES = {
+    "W": "weight_ih_l0",
+    "U": "weight_hh_l0",
+    "b_ih": "bias_ih_l0",
+    "b_hh": "bias_hh_l0",
+    "projection": "weight_hr_l0",
+}
 
 
 def run_torch(name, layer, upstream, *, reverse):
     """Run torch and its autograd over each sequence alone; the results bear the names of the reference."""
-    D, H = layer["x"].shape[1], layer["U"].shape[1]
+    D, H = layer["x"].shape[1], len(layer["W"]) // len(reference.CELLS[name].gates)
     module = TORCH_LAYERS[name](D, H)
-    module.load_state_dict({TORCH_NAMES[key]: torch.tensor(layer[key]) for key in TORCH_NAMES})
+    names = {key: TORCH_NAMES[key] for key in layer if key in TORCH_NAMES}
+    module.load_state_dict({name: torch.tensor(layer[key]) for key, name in names.items()})
     x, h0, c0 = (
         torch.tensor(layer[key], requires_grad=True) if key in layer else None for key in ("x", "h0", "c0")
     )
     dy, dh_T, dc_T = (
         torch.tensor(upstream[key]) if key in upstream else None for key in ("dy", "dh_T", "dc_T")
     )
-    y, h_T, c_T = torch.zeros_like(dy), torch.zeros_like(dh_T), torch.zeros_like(dh_T)
+    y, h_T, c_T = torch.zeros_like(dy), torch.zeros_like(dh_T), torch.zeros(len(dh_T), H, dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64)
     for b, (start, stop) in enumerate(zip(layer["offsets"], layer["offsets"][1:], strict=False)):
         rows = np.arange(start, stop)[::-1].copy() if reverse else np.arange(start, stop)
@@ -201,7 +224,7 @@ def run_torch(name, layer, upstream, *, reverse):
             total = total + (c[0] * dc_T[b]).sum()
     total.backward()
     results = {"y": y, "h_T": h_T, "dx": x.grad, "dh0": h0.grad}
-    results |= {"d" + key: getattr(module, TORCH_NAMES[key]).grad for key in TORCH_NAMES}
+    results |= {"d" + key: getattr(module, name).grad for key, name in names.items()}
     return results if c0 is None else {**results, "c_T": c_T, "dc0": c0.grad}
 
 
@@ -219,33 +242,59 @@ def test_equals_torch_in_float64(name, reverse):
 # ---------------------------------------------------------------------------------- equations, retyped
 
 
-def gru_single_bias_step(x, h, W, U, b_ih):
-    r, z, n = range(3)
-    W, U, b = W.reshape(3, len(h), -1), U.reshape(3, len(h), -1), b_ih.reshape(3, -1)
-    r = expit(W[r] @ x + U[r] @ h + b[r])
-    z = expit(W[z] @ x + U[z] @ h + b[z])
-    return (1 - z) * np.tanh(W[n] @ x + r * (U[n] @ h) + b[n]) + z * h
+def gru_single_bias_step(x, h, c, W, U, b_ih):
+    r, z = expit(W[:2] @ x + U[:2] @ h + b_ih[:2])
+    n = np.tanh(W[2] @ x + r * (U[2] @ h) + b_ih[2])
+    return (1 - z) * n + z * h, c
 
 
-def gru_reset_before_step(x, h, W, U, b_ih, b_hh):
-    r, z, n = range(3)
-    W, U, b = W.reshape(3, len(h), -1), U.reshape(3, len(h), -1), (b_ih + b_hh).reshape(3, -1)
-    r = expit(W[r] @ x + U[r] @ h + b[r])
-    z = expit(W[z] @ x + U[z] @ h + b[z])
-    return (1 - z) * np.tanh(W[n] @ x + U[n] @ (r * h) + b[n]) + z * h
+def gru_reset_before_step(x, h, c, W, U, b_ih, b_hh):
+    r, z = expit(W[:2] @ x + U[:2] @ h + b_ih[:2] + b_hh[:2])
+    n = np.tanh(W[2] @ x + U[2] @ (r * h) + b_ih[2] + b_hh[2])
+    return (1 - z) * n + z * h, c
+
+
+def lstm_peephole_step(x, h, c, W, U, b_ih, b_hh, peephole):
+    i, f, g, o = W @ x + U @ h + b_ih + b_hh
+    c_new = expit(f + peephole[1] * c) * c + expit(i + peephole[0] * c) * np.tanh(g)
+    return expit(o + peephole[2] * c_new) * np.tanh(c_new), c_new
+
+
+def lstm_coupled_step(x, h, c, W, U, b_ih, b_hh):
+    i, g, o = W @ x + U @ h + b_ih + b_hh
+    c = c + expit(i) * (np.tanh(g) - c)
+    return expit(o) * np.tanh(c), c
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("gru_single_bias", gru_single_bias_step), ("gru_reset_before", gru_reset_before_step)]
+    "step",
+    [gru_single_bias_step, gru_reset_before_step, lstm_peephole_step, lstm_coupled_step],
+    ids=lambda step: step.__name__.removesuffix("_step"),
 )
-def test_forms_of_the_gru_that_torch_lacks_follow_their_equations(name, step):
-    layer, _ = draw_layer(name, lengths=(6,))
+def test_cells_that_torch_lacks_follow_their_equations(step):
+    name, H = step.__name__.removesuffix("_step"), 4
+    layer, _ = draw_layer(name, lengths=(6,), H=H)
     run = reference.forward(name, **layer)
-    weights = {key: layer[key] for key in ("W", "U", "b_ih", "b_hh") if key in layer}
-    h = layer["h0"][0]
+    parameters = layer.keys() - {"x", "offsets", "h0", "c0"}
+    # one block [H, ...] per gate
+    blocks = {key: layer[key].reshape(-1, H, *layer[key].shape[1:]) for key in parameters}
+    h, c = layer["h0"][0], layer["c0"][0] if "c0" in layer else None
     for t in range(6):
-        h = step(layer["x"][t], h, **weights)
+        h, c = step(layer["x"][t], h, c, **blocks)
         assert_close(run.y[t], h, ROUNDING_TOLERANCE)
+        if c is not None:
+            assert_close(run.c[t], c, ROUNDING_TOLERANCE)
+
+
+def test_peepholes_of_zero_and_a_projection_of_one_change_nothing():
+    layer, upstream = draw_layer("lstm")
+    plain = reference.forward("lstm", **layer)
+    dplain = reference.backward("lstm", plain, **upstream)
+    for name, extra in [("lstm_peephole", {}), ("lstm_projected", {"projection": np.eye(4)})]:
+        run = reference.forward(name, **layer, **extra)
+        gradients = reference.backward(name, run, **upstream)
+        np.testing.assert_array_equal(run.y, plain.y)
+        np.testing.assert_array_equal(gradients.dx, dplain.dx)
 
 
 def test_single_bias_gru_is_the_gru_of_torch_whose_second_bias_is_zero():
@@ -459,20 +508,25 @@ def test_arrays_written_over_after_forward_do_not_change_backward():
     ("name", "change", "error", "message"),
     [
         ("lsmt", {}, ConfigError, "unknown cell 'lsmt'; nearest: 'lstm'"),
-        ("gru", {"c0": np.zeros((4, 4))}, ConfigError, "c0 cannot be given; cells with one: 'lstm'"),
-        ("gru_single_bias", {"b_hh": np.zeros(12)}, ConfigError, "single bias: b_hh cannot be given"),
+        ("gru", {"c0": np.zeros((4, 4))}, ConfigError, "GRU has no c0; cells with one: 'lstm'"),
+        (
+            "gru_single_bias",
+            {"b_hh": np.zeros(12)},
+            ConfigError,
+            "GRUSingleBias has no b_hh; cells with one: 'rnn_tanh'",
+        ),
         ("lstm", {"x": np.zeros(8)}, DataError, r"x: shape \[N, D\] is needed, got \(8,\)"),
         ("lstm", {"offsets": [0, 5, 4, 8, 8]}, DataError, "offsets: must rise from 0 to N = 8"),
         ("lstm", {"offsets": [0, 7]}, DataError, "offsets: must rise from 0 to N = 8"),
         ("lstm", {"offsets": [1, 8]}, DataError, "offsets: must rise from 0 to N = 8"),
         ("lstm", {"offsets": []}, DataError, "offsets: must rise from 0 to N = 8"),
         ("lstm", {"offsets": None}, DataError, r"a list of arrays \[T, D\] of one D is needed"),
-        (
-            "lstm",
-            {"U": np.zeros((12, 4))},
-            DataError,
-            r"U: shape \[4\*H, H\] is needed for LSTM, got \(12, 4\)",
-        ),
+        ("lstm", {"peephole": np.zeros(12)}, ConfigError, "LSTM has no peephole; cells with one: 'lstm_pee"),
+        ("gru", {"projection": np.eye(4)}, ConfigError, "GRU has no projection; cells with one: 'lstm_pro"),
+        ("lstm_projected", {"projection": None}, DataError, r"projection: an array of two axes is needed"),
+        ("lstm_projected", {"projection": np.eye(4)}, DataError, r"projection: shape \(3, 4\) is needed"),
+        ("lstm", {"U": np.zeros((12, 4))}, DataError, r"U: shape \(16, 4\) is needed, got \(12, 4\)"),
+        ("lstm", {"U": np.zeros(16)}, DataError, r"U: an array of two axes is needed, got shape \(16,\)"),
         ("lstm", {"W": np.zeros((16, 2))}, DataError, r"W: shape \(16, 3\) is needed, got \(16, 2\)"),
         ("lstm", {"h0": np.zeros(4)}, DataError, r"h0: shape \(4, 4\) is needed, got \(4,\)"),
     ],
@@ -492,7 +546,7 @@ def test_backward_refuses_the_forward_of_another_cell():
 
 def test_backward_refuses_a_gradient_of_a_state_that_is_not_there():
     layer, _ = draw_layer("gru")
-    with pytest.raises(ConfigError, match="GRU has no cell state: dc_T cannot be given"):
+    with pytest.raises(ConfigError, match="GRU has no dc_T; cells with one: 'lstm'"):
         reference.backward("gru", reference.forward("gru", **layer), dc_T=np.zeros((4, 4)))
 
 

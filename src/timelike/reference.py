@@ -4,7 +4,8 @@ This file is the law, not the product: it is written to be read and believed, on
 time, and is never made faster. It shares no code with what it judges. Tests compare the kernels with it;
 readers find here what the kernels compute. To compute something, use `timelike.kernels` or `timelike.nn`.
 
-Sizes    B sequences, N rows (the time steps of all sequences), D inputs, H units, G gates.
+Sizes    B sequences, N rows (the time steps of all sequences), D inputs, H units, G gates; with a
+         projection, h has P numbers instead of H.
 Letters  x [D] input of a step, h [H] hidden state, c [H] cell state, W [G*H, D] input weights,
          U [G*H, H] state weights, b_ih and b_hh [G*H] biases, a = W x + U h_prev + b pre-activations.
 Gates    blocks of H rows of W, U and b, in the order of torch: i f g o (LSTM), r z n (GRU), h (RNN).
@@ -21,7 +22,7 @@ P. J. Werbos, Backpropagation through time: what it does and how to do it, Proc.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -39,6 +40,9 @@ __all__ = [
     "GRUResetBefore",
     "GRUSingleBias",
     "Gradients",
+    "LSTMCoupled",
+    "LSTMPeephole",
+    "LSTMProjected",
     "Parameters",
     "RNNRelu",
     "RNNTanh",
@@ -67,6 +71,8 @@ class Parameters:
     U: Array  # [G*H, H] state weights
     b_ih: Array  # [G*H] bias beside W x
     b_hh: Array  # [G*H] bias beside U h
+    peephole: Array  # [3*H] diagonal weights from the cell state to i, f and o; empty where there are none
+    projection: Array  # [P, H] from the units to h; empty where there is none
 
 
 class Step(NamedTuple):
@@ -100,6 +106,8 @@ class Cell(ABC):
     gates: ClassVar[tuple[str, ...]]
     has_cell_state: ClassVar[bool] = False
     has_b_hh: ClassVar[bool] = True
+    has_peephole: ClassVar[bool] = False
+    has_projection: ClassVar[bool] = False
 
     @staticmethod
     @abstractmethod
@@ -372,6 +380,194 @@ class GRUResetBefore(Cell):
         return StepGradients(dx, dh_prev, dc, da, np.concatenate([dr, dz, dn]), dc)
 
 
+class LSTMPeephole(Cell):
+    """LSTM with peepholes, gates i f g o, two biases: the gates also see the cell state.
+
+    The weights p_i, p_f, p_o are diagonal (a number per unit). The output gate sees the new cell state::
+
+        i = sigmoid(W_i x + b_ii + U_i h_prev + b_hi + p_i * c_prev)    input gate
+        f = sigmoid(W_f x + b_if + U_f h_prev + b_hf + p_f * c_prev)    forget gate
+        g =    tanh(W_g x + b_ig + U_g h_prev + b_hg)                   candidate
+        c = f * c_prev + i * g
+        o = sigmoid(W_o x + b_io + U_o h_prev + b_ho + p_o * c)         output gate
+        h = o * tanh(c)
+
+    References
+    ----------
+    F. A. Gers, J. Schmidhuber, Recurrent nets that time and count, IJCNN 2000, vol. 3, 189.
+    """
+
+    gates = ("i", "f", "g", "o")
+    has_cell_state = True
+    has_peephole = True
+
+    @staticmethod
+    def cell_forward(p: Parameters, x: Array, h_prev: Array, c_prev: Array) -> Step:
+        """One step forward."""
+        p_i, p_f, p_o = np.split(p.peephole, 3)
+        a_i, a_f, a_g, a_o = np.split(p.W @ x + p.b_ih + p.U @ h_prev + p.b_hh, 4)
+        i = sigmoid(a_i + p_i * c_prev)
+        f = sigmoid(a_f + p_f * c_prev)
+        g = np.tanh(a_g)
+        c = f * c_prev + i * g
+        o = sigmoid(a_o + p_o * c)
+        h = o * np.tanh(c)
+        return Step(x, h_prev, c_prev, np.concatenate([i, f, g, o]), h, c)
+
+    @staticmethod
+    def cell_backward(p: Parameters, d: Parameters, s: Step, dh: Array, dc: Array) -> StepGradients:
+        """One step back."""
+        p_i, p_f, p_o = np.split(p.peephole, 3)
+        i, f, g, o = np.split(s.gates, 4)
+        # h = o * tanh(c)
+        do = dh * np.tanh(s.c)
+        dc = dc + dh * o * (1 - np.tanh(s.c) ** 2)
+        # o = sigmoid(a_o + p_o * c)
+        da_o = do * o * (1 - o)
+        dc = dc + da_o * p_o
+        # c = f * c_prev + i * g
+        di = dc * g
+        df = dc * s.c_prev
+        dg = dc * i
+        dc_prev = dc * f
+        # i = sigmoid(a_i + p_i * c_prev), f = sigmoid(a_f + p_f * c_prev), g = tanh(a_g)
+        da_i = di * i * (1 - i)
+        da_f = df * f * (1 - f)
+        da_g = dg * (1 - g**2)
+        dc_prev = dc_prev + da_i * p_i + da_f * p_f
+        d.peephole += np.concatenate([da_i * s.c_prev, da_f * s.c_prev, da_o * s.c])
+        # a = W x + b_ih + U h_prev + b_hh
+        da = np.concatenate([da_i, da_f, da_g, da_o])
+        d.W += np.outer(da, s.x)
+        d.U += np.outer(da, s.h_prev)
+        d.b_ih += da
+        d.b_hh += da
+        dx = p.W.T @ da
+        dh_prev = p.U.T @ da
+        return StepGradients(dx, dh_prev, dc_prev, da, np.concatenate([di, df, dg, do]), dc)
+
+
+class LSTMProjected(Cell):
+    """LSTM with projection V, gates i f g o, two biases, as torch.nn.LSTM with proj_size.
+
+    The cell has H units, its hidden state P numbers; U is [4*H, P] and V [P, H]::
+
+        i, f, g, o, c   as in `LSTM`
+        m = o * tanh(c)
+        h = V m
+
+    References
+    ----------
+    H. Sak, A. Senior, F. Beaufays, Long short-term memory recurrent neural network architectures for large
+    scale acoustic modeling, Interspeech 2014, 338 (there with peepholes besides), arXiv:1402.1128.
+    """
+
+    gates = ("i", "f", "g", "o")
+    has_cell_state = True
+    has_projection = True
+
+    @staticmethod
+    def cell_forward(p: Parameters, x: Array, h_prev: Array, c_prev: Array) -> Step:
+        """One step forward."""
+        a_i, a_f, a_g, a_o = np.split(p.W @ x + p.b_ih + p.U @ h_prev + p.b_hh, 4)
+        i = sigmoid(a_i)
+        f = sigmoid(a_f)
+        g = np.tanh(a_g)
+        o = sigmoid(a_o)
+        c = f * c_prev + i * g
+        m = o * np.tanh(c)
+        h = p.projection @ m
+        return Step(x, h_prev, c_prev, np.concatenate([i, f, g, o]), h, c)
+
+    @staticmethod
+    def cell_backward(p: Parameters, d: Parameters, s: Step, dh: Array, dc: Array) -> StepGradients:
+        """One step back."""
+        i, f, g, o = np.split(s.gates, 4)
+        m = o * np.tanh(s.c)
+        # h = V m
+        d.projection += np.outer(dh, m)
+        dm = p.projection.T @ dh
+        # m = o * tanh(c)
+        do = dm * np.tanh(s.c)
+        dc = dc + dm * o * (1 - np.tanh(s.c) ** 2)
+        # c = f * c_prev + i * g
+        di = dc * g
+        df = dc * s.c_prev
+        dg = dc * i
+        dc_prev = dc * f
+        # i = sigmoid(a_i), f = sigmoid(a_f), g = tanh(a_g), o = sigmoid(a_o)
+        da_i = di * i * (1 - i)
+        da_f = df * f * (1 - f)
+        da_g = dg * (1 - g**2)
+        da_o = do * o * (1 - o)
+        # a = W x + b_ih + U h_prev + b_hh
+        da = np.concatenate([da_i, da_f, da_g, da_o])
+        d.W += np.outer(da, s.x)
+        d.U += np.outer(da, s.h_prev)
+        d.b_ih += da
+        d.b_hh += da
+        dx = p.W.T @ da
+        dh_prev = p.U.T @ da
+        return StepGradients(dx, dh_prev, dc_prev, da, np.concatenate([di, df, dg, do]), dc)
+
+
+class LSTMCoupled(Cell):
+    """LSTM with input and forget gate coupled, gates i g o, two biases: it forgets as much as it takes in.
+
+    ::
+
+        i = sigmoid(W_i x + b_ii + U_i h_prev + b_hi)    input gate; the forget gate is 1 - i
+        g =    tanh(W_g x + b_ig + U_g h_prev + b_hg)    candidate
+        o = sigmoid(W_o x + b_io + U_o h_prev + b_ho)    output gate
+        c = (1 - i) * c_prev + i * g
+        h = o * tanh(c)
+
+    References
+    ----------
+    K. Greff et al., LSTM: a search space odyssey, IEEE Trans. Neural Netw. Learn. Syst. 28 (2017) 2222
+    (there CIFG).
+    """
+
+    gates = ("i", "g", "o")
+    has_cell_state = True
+
+    @staticmethod
+    def cell_forward(p: Parameters, x: Array, h_prev: Array, c_prev: Array) -> Step:
+        """One step forward."""
+        a_i, a_g, a_o = np.split(p.W @ x + p.b_ih + p.U @ h_prev + p.b_hh, 3)
+        i = sigmoid(a_i)
+        g = np.tanh(a_g)
+        o = sigmoid(a_o)
+        c = (1 - i) * c_prev + i * g
+        h = o * np.tanh(c)
+        return Step(x, h_prev, c_prev, np.concatenate([i, g, o]), h, c)
+
+    @staticmethod
+    def cell_backward(p: Parameters, d: Parameters, s: Step, dh: Array, dc: Array) -> StepGradients:
+        """One step back."""
+        i, g, o = np.split(s.gates, 3)
+        # h = o * tanh(c)
+        do = dh * np.tanh(s.c)
+        dc = dc + dh * o * (1 - np.tanh(s.c) ** 2)
+        # c = (1 - i) * c_prev + i * g
+        di = dc * (g - s.c_prev)
+        dg = dc * i
+        dc_prev = dc * (1 - i)
+        # i = sigmoid(a_i), g = tanh(a_g), o = sigmoid(a_o)
+        da_i = di * i * (1 - i)
+        da_g = dg * (1 - g**2)
+        da_o = do * o * (1 - o)
+        # a = W x + b_ih + U h_prev + b_hh
+        da = np.concatenate([da_i, da_g, da_o])
+        d.W += np.outer(da, s.x)
+        d.U += np.outer(da, s.h_prev)
+        d.b_ih += da
+        d.b_hh += da
+        dx = p.W.T @ da
+        dh_prev = p.U.T @ da
+        return StepGradients(dx, dh_prev, dc_prev, da, np.concatenate([di, dg, do]), dc)
+
+
 CELLS: dict[str, type[Cell]] = {
     "rnn_tanh": RNNTanh,
     "rnn_relu": RNNRelu,
@@ -379,6 +575,9 @@ CELLS: dict[str, type[Cell]] = {
     "gru": GRU,
     "gru_single_bias": GRUSingleBias,
     "gru_reset_before": GRUResetBefore,
+    "lstm_peephole": LSTMPeephole,
+    "lstm_projected": LSTMProjected,
+    "lstm_coupled": LSTMCoupled,
 }
 
 
@@ -421,6 +620,8 @@ class Gradients:
     dgate_values: Array  # [N, G*H] of the gates themselves: the values of that sigmoid or tanh
     dh: Array  # [N, H] of h at every step: its own dy and all that follows
     dc: Array | None  # [N, H] of c at every step: through h of that step and all that follows
+    dpeephole: Array | None  # [3*H]; None where the cell has none
+    dprojection: Array | None  # [P, H]; None where the cell has none
 
 
 def forward(
@@ -434,6 +635,8 @@ def forward(
     h0: npt.ArrayLike | None = None,
     c0: npt.ArrayLike | None = None,
     *,
+    peephole: npt.ArrayLike | None = None,
+    projection: npt.ArrayLike | None = None,
     reverse: bool = False,
 ) -> Forward:
     """Run one layer over a ragged batch: ``h_t, c_t = cell_forward(x_t, h_{t-1}, c_{t-1})``.
@@ -452,6 +655,10 @@ def forward(
         Biases; zero where not given.
     h0, c0 : arrays [B, H], optional
         States before the first step; zero where not given.
+    peephole : array [3*H], optional
+        Peephole weights, in the order i f o; zero where not given. Only of `LSTMPeephole`.
+    projection : array [P, H]
+        Projection of the units to the hidden state. Needed by `LSTMProjected`, and by no other.
     reverse : bool
         Read each sequence from its last row to its first. Row n of the results still belongs to row n of x;
         h_T is the state after the first row.
@@ -464,7 +671,7 @@ def forward(
     Raises
     ------
     ConfigError
-        If the cell is not known, or is given a bias or a state that it does not have.
+        If the cell is not known, or is given something that it does not have.
     DataError
         If a shape does not fit.
 
@@ -480,14 +687,15 @@ def forward(
     """
     cell = _known(cell)
     x, offsets = _ragged(x, offsets)
-    p = _parameters(cell, x.shape[1], W, U, b_ih, b_hh)
-    N, B, H = len(x), len(offsets) - 1, p.U.shape[1]
-    C = H if cell.has_cell_state else 0
-    h0 = _array("h0", h0, (B, H))
-    c0 = _cell_state(cell, "c0", c0, (B, C))
+    p = _parameters(cell, x.shape[1], W, U, b_ih, b_hh, peephole, projection)
+    N, B, P = len(x), len(offsets) - 1, p.U.shape[1]
+    C = _cell_state_size(cell, p)
+    h0 = _array("h0", h0, (B, P))
+    _refuse(cell, "c0", c0, lambda known: known.has_cell_state)
+    c0 = _array("c0", c0, (B, C))
 
     steps: dict[int, Step] = {}
-    h_T, c_T = np.full((B, H), np.nan), np.full((B, C), np.nan)
+    h_T, c_T = np.full((B, P), np.nan), np.full((B, C), np.nan)
     for b in range(B):
         h, c = h0[b], c0[b]
         for row in _rows(offsets, b, reverse):
@@ -496,7 +704,7 @@ def forward(
         h_T[b], c_T[b] = h, c
 
     tape = tuple(steps[row] for row in range(N))
-    y = np.array([s.h for s in tape]).reshape(N, H)
+    y = np.array([s.h for s in tape]).reshape(N, P)
     gates = np.array([s.gates for s in tape]).reshape(N, len(p.U))
     if not cell.has_cell_state:
         return Forward(y, h_T, None, gates, None, cell, p, offsets, reverse, tape)
@@ -546,17 +754,18 @@ def backward(
     if cell is not forward.cell:
         raise ConfigError(f"backward of {cell.__name__} was given the forward of {forward.cell.__name__}")
     p, offsets = forward.parameters, forward.offsets
-    (N, H), B, D = forward.y.shape, len(offsets) - 1, p.W.shape[1]
-    C = H if cell.has_cell_state else 0
-    dy = _array("dy", dy, (N, H))
-    dh_T = _array("dh_T", dh_T, (B, H))
-    dc_T = _cell_state(cell, "dc_T", dc_T, (B, C))
+    (N, P), B, D = forward.y.shape, len(offsets) - 1, p.W.shape[1]
+    C = _cell_state_size(cell, p)
+    dy = _array("dy", dy, (N, P))
+    dh_T = _array("dh_T", dh_T, (B, P))
+    _refuse(cell, "dc_T", dc_T, lambda known: known.has_cell_state)
+    dc_T = _array("dc_T", dc_T, (B, C))
 
-    d = Parameters(np.zeros_like(p.W), np.zeros_like(p.U), np.zeros_like(p.b_ih), np.zeros_like(p.b_hh))
+    d = Parameters(*(np.zeros_like(array) for array in vars(p).values()))
     dx = np.full((N, D), np.nan)
-    dh_all, dc_all = np.full((N, H), np.nan), np.full((N, C), np.nan)
+    dh_all, dc_all = np.full((N, P), np.nan), np.full((N, C), np.nan)
     dgates, dgate_values = np.full_like(forward.gates, np.nan), np.full_like(forward.gates, np.nan)
-    dh0, dc0 = np.full((B, H), np.nan), np.full((B, C), np.nan)
+    dh0, dc0 = np.full((B, P), np.nan), np.full((B, C), np.nan)
     for b in range(B):
         dh, dc = dh_T[b], dc_T[b]
         for row in reversed(_rows(offsets, b, forward.reverse)):
@@ -579,6 +788,8 @@ def backward(
         dgate_values=dgate_values,
         dh=dh_all,
         dc=dc_all if cell.has_cell_state else None,
+        dpeephole=d.peephole if cell.has_peephole else None,
+        dprojection=d.projection if cell.has_projection else None,
     )
 
 
@@ -617,24 +828,39 @@ def _rises(offsets: Offsets, N: int) -> bool:
 
 
 def _parameters(
-    cell: type[Cell], D: int, W: Any, U: Any, b_ih: npt.ArrayLike | None, b_hh: npt.ArrayLike | None
+    cell: type[Cell], D: int, W: Any, U: Any, b_ih: Any, b_hh: Any, peephole: Any, projection: Any
 ) -> Parameters:
-    U, G = np.array(U, dtype=np.float64), len(cell.gates)
-    if U.ndim != 2 or U.shape[0] != G * U.shape[1]:
-        raise DataError(f"U: shape [{G}*H, H] is needed for {cell.__name__}, got {U.shape}")
-    if b_hh is not None and not cell.has_b_hh:
-        raise ConfigError(f"{cell.__name__} has a single bias: b_hh cannot be given; GRU has two")
-    GH = len(U)
-    return Parameters(_array("W", W, (GH, D)), U, _array("b_ih", b_ih, (GH,)), _array("b_hh", b_hh, (GH,)))
+    _refuse(cell, "b_hh", b_hh, lambda known: known.has_b_hh)
+    _refuse(cell, "peephole", peephole, lambda known: known.has_peephole)
+    _refuse(cell, "projection", projection, lambda known: known.has_projection)
+    G, P = len(cell.gates), _columns("U", U)
+    H = _columns("projection", projection) if cell.has_projection else P
+    return Parameters(
+        _array("W", W, (G * H, D)),
+        _array("U", U, (G * H, P)),
+        _array("b_ih", b_ih, (G * H,)),
+        _array("b_hh", b_hh, (G * H,)),
+        _array("peephole", peephole, (3 * H if cell.has_peephole else 0,)),
+        _array("projection", projection, (P, H) if cell.has_projection else (0, 0)),
+    )
 
 
-def _cell_state(cell: type[Cell], name: str, values: npt.ArrayLike | None, shape: tuple[int, int]) -> Array:
-    if values is not None and not cell.has_cell_state:
-        possible = ", ".join(repr(name) for name, known in CELLS.items() if known.has_cell_state)
-        raise ConfigError(
-            f"{cell.__name__} has no cell state: {name} cannot be given; cells with one: {possible}"
-        )
-    return _array(name, values, shape)
+def _columns(name: str, matrix: Any) -> int:
+    shape = np.shape(matrix)
+    if len(shape) != 2:
+        raise DataError(f"{name}: an array of two axes is needed, got shape {shape}")
+    return int(shape[1])
+
+
+def _refuse(cell: type[Cell], name: str, values: Any, has: Callable[[type[Cell]], bool]) -> None:
+    """Refuse values of something that the cell does not have."""
+    if values is not None and not has(cell):
+        possible = ", ".join(repr(key) for key, known in CELLS.items() if has(known))
+        raise ConfigError(f"{cell.__name__} has no {name}; cells with one: {possible}")
+
+
+def _cell_state_size(cell: type[Cell], p: Parameters) -> int:
+    return len(p.W) // len(cell.gates) if cell.has_cell_state else 0
 
 
 def _array(name: str, values: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array:
