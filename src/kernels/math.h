@@ -46,56 +46,70 @@ struct ExpConstants<double> {
                                  2.5114483760506675332e-8};
 };
 
-template <class T>
-TIMELIKE_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
-  return smaller(broadcast(high), larger(broadcast(low), x));
+// The functions below work on M registers at once, stage by stage: one evaluation is a chain of ~15
+// dependent operations, and the processor only fills its units when several chains are in flight.
+
+template <class T, int M>
+TIMELIKE_INLINE void clamp(Vec<T> (&x)[M], T low, T high) {
+  for (int m = 0; m < M; ++m) x[m] = larger(broadcast(low), x[m]);
+  for (int m = 0; m < M; ++m) x[m] = smaller(broadcast(high), x[m]);
 }
 
-// x = n ln 2 + r; returns expm1(r) and, in bits, 2^n as something to add to an exponent.
-template <class T>
-TIMELIKE_INLINE Vec<T> reduced_expm1(Vec<T> x, typename Lanes<T>::ints& exponent) {
+// x = n ln 2 + r: x becomes expm1(r), and exponent 2^n as something to add to an exponent.
+template <class T, int M>
+TIMELIKE_INLINE void reduced_expm1(Vec<T> (&x)[M], typename Lanes<T>::ints (&exponent)[M]) {
   using C = ExpConstants<T>;
   using Ints = typename Lanes<T>::ints;
-  const Vec<T> rounded = fma(x, broadcast(C::log2e), broadcast(C::rounder));
-  exponent = reinterpret_cast<Ints>(rounded) << C::exponent_shift;
-  const Vec<T> n = rounded - C::rounder;
-  const Vec<T> r = fma(n, broadcast(-C::ln2_low), fma(n, broadcast(-C::ln2_high), x));
+  Vec<T> n[M], q[M];
+  for (int m = 0; m < M; ++m) n[m] = fma(x[m], broadcast(C::log2e), broadcast(C::rounder));
+  for (int m = 0; m < M; ++m) exponent[m] = reinterpret_cast<Ints>(n[m]) << C::exponent_shift;
+  for (int m = 0; m < M; ++m) n[m] = n[m] - C::rounder;
+  for (int m = 0; m < M; ++m) x[m] = fma(n[m], broadcast(-C::ln2_high), x[m]);
+  for (int m = 0; m < M; ++m) x[m] = fma(n[m], broadcast(-C::ln2_low), x[m]);
   constexpr int terms = sizeof(C::q) / sizeof(C::q[0]);
-  Vec<T> q = broadcast(C::q[terms - 1]);
+  for (int m = 0; m < M; ++m) q[m] = broadcast(C::q[terms - 1]);
 #pragma GCC unroll 16
-  for (int k = terms - 2; k >= 0; --k) q = fma(q, r, broadcast(C::q[k]));
-  return fma(r * r, q, r);
+  for (int k = terms - 2; k >= 0; --k)
+    for (int m = 0; m < M; ++m) q[m] = fma(q[m], x[m], broadcast(C::q[k]));
+  for (int m = 0; m < M; ++m) x[m] = fma(x[m] * x[m], q[m], x[m]);
 }
 
-template <class T>
-TIMELIKE_INLINE Vec<T> exp_in_range(Vec<T> x) {
-  typename Lanes<T>::ints exponent;
-  const Vec<T> p = reduced_expm1<T>(x, exponent) + T(1);
-  return reinterpret_cast<Vec<T>>(reinterpret_cast<typename Lanes<T>::ints>(p) + exponent);
+template <class T, int M>
+TIMELIKE_INLINE void exp_in_range(Vec<T> (&x)[M]) {
+  using Ints = typename Lanes<T>::ints;
+  Ints exponent[M];
+  reduced_expm1<T, M>(x, exponent);
+  for (int m = 0; m < M; ++m) x[m] = reinterpret_cast<Vec<T>>(reinterpret_cast<Ints>(x[m] + T(1)) + exponent[m]);
 }
 
-template <class T>
-TIMELIKE_INLINE Vec<T> exp(Vec<T> x) {
-  return exp_in_range<T>(clamp<T>(x, ExpConstants<T>::low, ExpConstants<T>::high));
+template <class T, int M>
+TIMELIKE_INLINE void exp(Vec<T> (&x)[M]) {
+  clamp<T, M>(x, ExpConstants<T>::low, ExpConstants<T>::high);
+  exp_in_range<T, M>(x);
 }
 
 // 1 / (1 + exp(-x)): relative accuracy on the negative side too, where 1/2 + tanh(x/2)/2 has none.
-template <class T>
-TIMELIKE_INLINE Vec<T> sigmoid(Vec<T> x) {
-  const Vec<T> e = exp_in_range<T>(clamp<T>(-x, ExpConstants<T>::low, -ExpConstants<T>::low));
-  return T(1) / (T(1) + e);
+template <class T, int M>
+TIMELIKE_INLINE void sigmoid(Vec<T> (&x)[M]) {
+  for (int m = 0; m < M; ++m) x[m] = -x[m];
+  clamp<T, M>(x, ExpConstants<T>::low, -ExpConstants<T>::low);
+  exp_in_range<T, M>(x);
+  for (int m = 0; m < M; ++m) x[m] = T(1) / (T(1) + x[m]);
 }
 
 // expm1(2x) / (expm1(2x) + 2): no cancellation near 0, since expm1 is computed as such.
-template <class T>
-TIMELIKE_INLINE Vec<T> tanh(Vec<T> x) {
+template <class T, int M>
+TIMELIKE_INLINE void tanh(Vec<T> (&x)[M]) {
   using C = ExpConstants<T>;
-  using Ints = typename Lanes<T>::ints;
-  Ints exponent;
-  const Vec<T> p = reduced_expm1<T>(clamp<T>(x + x, -C::tanh_range, C::tanh_range), exponent);
-  const Vec<T> scale = reinterpret_cast<Vec<T>>(exponent + C::one_bits);
-  const Vec<T> e = fma(p, scale, scale - T(1));
-  return e / (e + T(2));
+  typename Lanes<T>::ints exponent[M];
+  for (int m = 0; m < M; ++m) x[m] = x[m] + x[m];
+  clamp<T, M>(x, -C::tanh_range, C::tanh_range);
+  reduced_expm1<T, M>(x, exponent);
+  for (int m = 0; m < M; ++m) {
+    const Vec<T> scale = reinterpret_cast<Vec<T>>(exponent[m] + C::one_bits);
+    x[m] = fma(x[m], scale, scale - T(1));
+  }
+  for (int m = 0; m < M; ++m) x[m] = x[m] / (x[m] + T(2));
 }
 
 }  // namespace TIMELIKE_ISA

@@ -33,20 +33,34 @@ int64_t backward_size(int64_t D, int64_t H) {
   return (column_panels(H, L) + column_panels(D, L)) * kColumnGroup * L * unit_panels<T>(H) * Cell::G * L;
 }
 
+// L rows of a [G H, K] matrix become lanes: to[k][lane] = row[lane][k], lines S apart.
+template <class T>
+void pack_lanes(const T* matrix, int64_t K, int real, int64_t S, T* to) {
+  constexpr int L = Lanes<T>::count;
+  if (real == L) {
+    for (int64_t k = 0; k < K; ++k, to += S)
+      for (int l = 0; l < L; ++l) to[l] = matrix[l * K + k];
+  } else {
+    for (int64_t k = 0; k < K; ++k, to += S)
+      for (int l = 0; l < L; ++l) to[l] = l < real ? matrix[l * K + k] : T(0);
+  }
+}
+
 template <class Cell, class T>
 void pack_forward(const Weights<T>& w, T* packed) {
   constexpr int L = Lanes<T>::count, G = Cell::G;
+  constexpr int64_t S = G * L;
   for (int64_t p = 0; p < unit_panels<T>(w.H); ++p) {
-    T* panel = packed + p * (1 + w.D + w.H) * G * L;
-    for (int g = 0; g < G; ++g)
-      for (int l = 0; l < L; ++l) {
-        const int64_t unit = p * L + l, row = g * w.H + unit;
-        const bool real = unit < w.H;
-        T* to = panel + g * L + l;
-        *to = real ? (w.b_ih ? w.b_ih[row] : T(0)) + (w.b_hh ? w.b_hh[row] : T(0)) : T(0);
-        for (int64_t k = 0; k < w.D; ++k) *(to += G * L) = real ? w.W[row * w.D + k] : T(0);
-        for (int64_t k = 0; k < w.H; ++k) *(to += G * L) = real ? w.U[row * w.H + k] : T(0);
-      }
+    T* panel = packed + p * (1 + w.D + w.H) * S;
+    const int real = int(std::min<int64_t>(L, w.H - p * L));
+    for (int g = 0; g < G; ++g) {
+      const int64_t row = g * w.H + p * L;
+      for (int l = 0; l < L; ++l)
+        panel[g * L + l] =
+            l < real ? (w.b_ih ? w.b_ih[row + l] : T(0)) + (w.b_hh ? w.b_hh[row + l] : T(0)) : T(0);
+      pack_lanes(w.W + row * w.D, w.D, real, S, panel + S + g * L);
+      pack_lanes(w.U + row * w.H, w.H, real, S, panel + (1 + w.D) * S + g * L);
+    }
   }
 }
 
@@ -61,7 +75,10 @@ T* pack_columns(const T* matrix, int64_t H, int64_t columns, T* to) {
         for (int l = 0; l < L; ++l, to += width) {
           const int64_t unit = p * L + l;
           const T* from = matrix + (g * H + unit) * columns + column;
-          for (int64_t j = 0; j < width; ++j) to[j] = unit < H && j < n ? from[j] : T(0);
+          if (unit < H && n == width)
+            for (int64_t j = 0; j < width; ++j) to[j] = from[j];
+          else
+            for (int64_t j = 0; j < width; ++j) to[j] = unit < H && j < n ? from[j] : T(0);
         }
   }
   return to;
@@ -173,10 +190,23 @@ class ForwardChunk {
         if (active - r == 2) tile<2, 1>(r, p, sum);
         if (active - r == 1) tile<1, 1>(r, p, sum);
       }
-    } else {  // too few rows to keep the multipliers busy with one panel
+    } else if (active == 2) {
+      for (int64_t p = 0; p < P; ++p) tile<2, 1>(0, p, sum);
+    } else {  // one row needs two panels to keep the multipliers busy
       int64_t p = 0;
-      for (; p + 2 <= P; p += 2) active == 2 ? tile<2, 2>(0, p, sum) : tile<1, 2>(0, p, sum);
-      if (p < P) active == 2 ? tile<2, 1>(0, p, sum) : tile<1, 1>(0, p, sum);
+      for (; p + 2 <= P; p += 2) tile<1, 2>(0, p, sum);
+      if (p < P) tile<1, 1>(0, p, sum);
+    }
+  }
+
+  // The tape's lines arrive while the products are summed.
+  template <int R>
+  TIMELIKE_INLINE void prefetch_tape(int64_t r0, int64_t p0) const {
+    for (int r = 0; r < R; ++r) {
+      const int64_t at = row[r0 + r];
+      for (int g = 0; g < G; ++g) __builtin_prefetch(f.gates + (at * G + g) * H + p0 * L, 1);
+      __builtin_prefetch(f.cells + at * H + p0 * L, 1);
+      __builtin_prefetch(f.y + at * f.ldy + p0 * L, 1);
     }
   }
 
@@ -189,25 +219,27 @@ class ForwardChunk {
         for (int g = 0; g < G; ++g)
           acc[r][p * G + g] =
               load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * panel_stride) + g * L);
+    if (f.gates) prefetch_tape<R>(r0, p0);
     if (sum)
       multiply_add<R, PANELS, G, 1, T>(acc, state + r0 * lda + D, lda, panel + (1 + D) * S, panel_stride, H);
     else
       multiply_add<R, PANELS, G, 1, T>(acc, state + r0 * lda, lda, panel + S, panel_stride, D + H);
-    for (int p = 0; p < PANELS; ++p) {
-      const int64_t unit = (p0 + p) * L;
+    constexpr int M = R * PANELS;
+    Vec<T> gate[G][M], cell[M], h[M];
+    for (int m = 0; m < M; ++m) {
+      cell[m] = load(c + (r0 + m % R) * HP + (p0 + m / R) * L);
+      for (int g = 0; g < G; ++g) gate[g][m] = acc[m % R][m / R * G + g];
+    }
+    Cell::template forward<T, M>(gate, cell, h);
+    for (int m = 0; m < M; ++m) {
+      const int64_t r = r0 + m % R, unit = (p0 + m / R) * L, at = row[r];
       const int lanes = int(std::min<int64_t>(L, H - unit));
-      for (int r = 0; r < R; ++r) {
-        Vec<T> gate[G], h, cell = load(c + (r0 + r) * HP + unit);
-        for (int g = 0; g < G; ++g) gate[g] = acc[r][p * G + g];
-        Cell::template forward<T>(gate, cell, h);
-        store(c + (r0 + r) * HP + unit, cell);
-        store(next + (r0 + r) * lda + D + unit, h);
-        const int64_t at = row[r0 + r];
-        store(f.y + at * f.ldy + unit, h, lanes);
-        if (f.gates) {
-          for (int g = 0; g < G; ++g) store(f.gates + (at * G + g) * H + unit, gate[g], lanes);
-          store(f.cells + at * H + unit, cell, lanes);
-        }
+      store(c + r * HP + unit, cell[m]);
+      store(next + r * lda + D + unit, h[m]);
+      store(f.y + at * f.ldy + unit, h[m], lanes);
+      if (f.gates) {
+        for (int g = 0; g < G; ++g) store(f.gates + (at * G + g) * H + unit, gate[g][m], lanes);
+        store(f.cells + at * H + unit, cell[m], lanes);
       }
     }
   }
@@ -305,7 +337,9 @@ class BackwardChunk {
       row[slots + r] = at;
       past[slots + r] = s > 0 ? f.y + before * f.ldy : f.h0 ? f.h0 + b * H : zeros;
       const T* c_past = s > 0 ? f.cells + before * H : f.c0 ? f.c0 + b * H : zeros;
-      for (int64_t p = 0; p < P; ++p) gate_gradients(r, p, at, c_past);
+      int64_t p = 0;
+      for (; p + 2 <= P; p += 2) gate_gradients<2>(r, p, at, c_past);
+      if (p < P) gate_gradients<1>(r, p, at, c_past);
     }
     if (s > 0 || f.dh0) {
       for (int64_t r = 0; r < active; ++r) to[r] = dh + r * HP;
@@ -314,18 +348,30 @@ class BackwardChunk {
     slots += active;
   }
 
-  TIMELIKE_INLINE void gate_gradients(int64_t r, int64_t p, int64_t at, const T* c_past) {
-    const int64_t unit = p * L;
-    const int lanes = int(std::min<int64_t>(L, H - unit));
-    Vec<T> gate[G], d[G], carried = load(dc + r * HP + unit), total = load(dh + r * HP + unit);
-    for (int g = 0; g < G; ++g) gate[g] = load(f.gates + (at * G + g) * H + unit, lanes);
-    if (f.dy) total = total + load(f.dy + at * f.lddy + unit, lanes);
-    Cell::template backward<T>(gate, load(c_past + unit, lanes), load(f.cells + at * H + unit, lanes), total, carried, d);
-    store(dc + r * HP + unit, carried);
-    T* slot = da + (p * kSlots + slots + r) * S;
-    for (int g = 0; g < G; ++g) store(slot + g * L, d[g]);
-    if (f.dgates)
-      for (int g = 0; g < G; ++g) store(f.dgates + (at * G + g) * H + unit, d[g], lanes);
+  // M panels of units in one row.
+  template <int M>
+  TIMELIKE_INLINE void gate_gradients(int64_t r, int64_t p0, int64_t at, const T* c_past) {
+    Vec<T> gate[G][M], d[G][M], carried[M], total[M], cell[M], cell_past[M];
+    for (int m = 0; m < M; ++m) {
+      const int64_t unit = (p0 + m) * L;
+      const int lanes = int(std::min<int64_t>(L, H - unit));
+      for (int g = 0; g < G; ++g) gate[g][m] = load(f.gates + (at * G + g) * H + unit, lanes);
+      cell[m] = load(f.cells + at * H + unit, lanes);
+      cell_past[m] = load(c_past + unit, lanes);
+      carried[m] = load(dc + r * HP + unit);
+      total[m] = load(dh + r * HP + unit);
+      if (f.dy) total[m] = total[m] + load(f.dy + at * f.lddy + unit, lanes);
+    }
+    Cell::template backward<T, M>(gate, cell_past, cell, total, carried, d);
+    for (int m = 0; m < M; ++m) {
+      const int64_t unit = (p0 + m) * L;
+      const int lanes = int(std::min<int64_t>(L, H - unit));
+      store(dc + r * HP + unit, carried[m]);
+      T* slot = da + ((p0 + m) * kSlots + slots + r) * S;
+      for (int g = 0; g < G; ++g) store(slot + g * L, d[g][m]);
+      if (f.dgates)
+        for (int g = 0; g < G; ++g) store(f.dgates + (at * G + g) * H + unit, d[g][m], lanes);
+    }
   }
 
   // dx = da W, and sums += da^T (x | h | 1), for all gathered rows.

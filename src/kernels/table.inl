@@ -11,18 +11,20 @@ constexpr Layer<T> layer() {
           pack_backward<Cell, T>, forward<Cell, T>,      backward<Cell, T>};
 }
 
-template <class T, Vec<T> (*function)(Vec<T>)>
+template <class T, void (*function)(Vec<T> (&)[1])>
 void map(const T* x, T* y, int64_t n) {
   constexpr int L = Lanes<T>::count;
   for (int64_t i = 0; i < n; i += L) {
     const int lanes = int(std::min<int64_t>(L, n - i));
-    store(y + i, function(load(x + i, lanes)), lanes);
+    Vec<T> v[1] = {load(x + i, lanes)};
+    function(v);
+    store(y + i, v[0], lanes);
   }
 }
 
 template <class T>
 constexpr Functions<T> functions() {
-  return {map<T, exp<T>>, map<T, sigmoid<T>>, map<T, tanh<T>>};
+  return {map<T, exp<T, 1>>, map<T, sigmoid<T, 1>>, map<T, tanh<T, 1>>};
 }
 
 }  // namespace TIMELIKE_ISA
