@@ -30,10 +30,10 @@ from pydantic import (
     model_validator,
 )
 
-from . import __version__
-from .configerrors import first_error
-from .errors import ConfigError, nearest, require
-from .yamlfile import YamlDocument, read_yaml
+from timelike import __version__
+from timelike.configerrors import first_error
+from timelike.errors import ConfigError, nearest, require
+from timelike.yamlfile import YamlDocument, read_yaml
 
 __all__ = [
     "AdamConfig",

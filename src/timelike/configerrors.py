@@ -9,8 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from .errors import nearest
-from .yamlfile import YamlDocument
+from timelike.errors import nearest
+from timelike.yamlfile import YamlDocument
 
 __all__ = ["first_error"]
 

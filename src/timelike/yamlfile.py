@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, require
+from timelike.errors import ConfigError, require
 
 __all__ = ["YamlDocument", "read_yaml"]
 

@@ -1,0 +1,327 @@
+"""The config: what is given is kept, what cannot be is refused in one line that says where and what can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from timelike.config import (
+    AdamConfig,
+    Config,
+    CosineSchedule,
+    PlateauSchedule,
+    RMSpropConfig,
+    SGDConfig,
+    load_config,
+)
+from timelike.errors import ConfigError
+from timelike.yamlfile import read_yaml
+
+DATA = """\
+data:
+  files: jets.root
+  variables: [part_pt, part_eta]
+  labels: {qcd: "label == 0", top: "label == 1"}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "jets.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, DATA))
+    assert config.data.files == ("jets.root",)
+    assert config.data.class_names == ("qcd", "top")
+    assert config.data.signal_name == "top"
+    assert config.data.transform_of("part_pt") == "standardise"
+    assert config.training.optimiser == AdamConfig()
+    assert config.base == tmp_path
+    assert config.run_folder == tmp_path / "runs" / "timelike"
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    config = load_config(
+        written(
+            tmp_path,
+            """\
+data:
+  files: [a.root, b/*.root]
+  format: root
+  treename: jets
+  selection: "(jet_pt > 550) & (num(part_pt) >= 2)"
+  new_variables: {part_logpt: "log(part_pt)"}
+  steps: vars_time*
+  classes:
+    background: {treename: bkg, weights: w}
+    signal: {treename: sgn, files: s.root, selection: "x > 0"}
+  signal: background
+  weights: weight
+  event_number: eventNumber
+  observers: [jet_pt]
+  transforms: {default: none, vars0: standardise}
+sequence: {sort_by: part_pt, order: ascending, keep_last: 40, direction: backward}
+split:
+  by: event_number
+  modulo: 4
+  remainders: {train: [0, 1], validation: [2], test: [3]}
+network:
+  recurrent:
+    - {cell: lstm, units: 16, bidirectional: true}
+    - {units: 8}
+  dropout: 0.1
+  pooling: mean
+  head: {units: [], activation: tanh, dropout: 0.2}
+training:
+  loss: cross_entropy
+  optimiser: {name: adamw, learning_rate: 1e-3, weight_decay: 1}
+  schedule: {name: cosine, final: 0.1}
+  epochs: 3
+  batch_size: 7
+  early_stopping: null
+  clip_norm: null
+  class_balance: false
+  dtype: float64
+  seed: 5
+  threads: 1
+evaluation: {bootstrap: 10, seed: 3}
+output: ../out
+""",
+        )
+    )
+    assert config.data.steps == ("vars_time*",)
+    assert config.data.classes["signal"].files == ("s.root",)
+    assert config.data.signal_name == "background"
+    assert config.data.transform_of("anything") == "none"
+    assert config.sequence.keep_last == 40
+    assert config.split.remainders.test == (3,)
+    assert [layer.units for layer in config.network.recurrent] == [16, 8]
+    assert config.network.head.units == ()
+    assert config.training.optimiser == AdamConfig(name="adamw", learning_rate=1e-3, weight_decay=1.0)
+    assert config.training.schedule == CosineSchedule(name="cosine", final=0.1)
+    assert config.training.early_stopping is None
+    assert config.training.clip_norm is None
+    assert config.run_folder == tmp_path.parent / "out"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("{name: sgd, momentum: 0.5}", SGDConfig),
+        ("{name: rmsprop}", RMSpropConfig),
+        ("{learning_rate: 2e-3}", AdamConfig),
+    ],
+)
+def test_an_optimiser_is_chosen_by_its_name(tmp_path: Path, given: str, kind: type) -> None:
+    config = load_config(written(tmp_path, f"{DATA}training: {{optimiser: {given}}}\n"))
+    assert type(config.training.optimiser) is kind
+
+
+def test_the_written_config_says_the_same_from_another_folder(tmp_path: Path) -> None:
+    extra = "training: {schedule: {name: plateau}, clip_norm: null, early_stopping: null}\noutput: runs/a\n"
+    config = load_config(written(tmp_path, DATA + extra), overrides={"training.epochs": 2})
+    folder = config.run_folder
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.written_for(folder), encoding="utf-8")
+    again = load_config(folder / "config.yaml")
+    assert again.run_folder.resolve() == folder.resolve()
+    assert (again.base / again.data.files[0]).resolve() == tmp_path / "jets.root"
+    assert again.training == config.training
+    assert again.training.epochs == 2
+    assert isinstance(again.training.schedule, PlateauSchedule)
+    for section in ("sequence", "split", "network", "evaluation"):
+        assert getattr(again, section) == getattr(config, section)
+    assert again.data.model_copy(update={"files": ()}) == config.data.model_copy(update={"files": ()})
+
+
+def test_absolute_paths_stay(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, DATA.replace("jets.root", "/data/jets.root")))
+    assert "- /data/jets.root" in config.written_for(tmp_path / "elsewhere")
+
+
+# Text below DATA, or in its place, and what the error says after the file's name.
+BELOW_DATA = {
+    "misspelt key": ("  variabels: [a]", ":5: data.variabels: unknown key; nearest: 'variables'"),
+    "misspelt section": ("trainin: {}", ":5: trainin: unknown key; nearest: 'training'"),
+    "misspelt in list": (
+        "network: {recurrent: [{unit: 3}]}",
+        "network.recurrent.0.unit: unknown key; nearest: 'units'",
+    ),
+    "misspelt in class": (
+        "  classes: {a: {fils: b}}",
+        ":5: data.classes.a.fils: unknown key; nearest: 'files'",
+    ),
+    "misspelt in choice": (
+        "training: {schedule: {name: plateau, factr: 1}}",
+        "training.schedule.factr: unknown key; nearest: 'factor'",
+    ),
+    "key of another choice": (
+        "training: {optimiser: {name: adam, momentum: 1}}",
+        "training.optimiser.momentum: unknown key; known: 'learning_rate'",
+    ),
+    "unknown choice": (
+        "training: {optimiser: {name: adm}}",
+        "training.optimiser.name: given 'adm'; nearest: 'adam'",
+    ),
+    "unknown word": (
+        "sequence: {order: down}",
+        "sequence.order: given 'down'; known: 'ascending', 'descending'",
+    ),
+    "number for text": ("  treename: 5", ":5: data.treename: given 5; text is needed"),
+    "text for number": (
+        "training: {epochs: many}",
+        "training.epochs: given 'many'; a whole number is needed",
+    ),
+    "fraction of epochs": ("training: {epochs: 2.5}", "training.epochs: given 2.5; a whole number is needed"),
+    "yes for true": ("training: {class_balance: yes}", "given 'yes'; true or false is needed"),
+    "mapping for list": (
+        "network: {recurrent: {units: 3}}",
+        'network.recurrent: given {"units": 3}; a list is needed',
+    ),
+    "value for mapping": ("network: 3", "network: given 3; a mapping of keys to values is needed"),
+    "batch size of 0": (
+        "training: {batch_size: 0}",
+        "training.batch_size: given 0; it must be greater than 0",
+    ),
+    "not finite": (
+        "training: {clip_norm: .inf}",
+        "training.clip_norm: given Infinity; a finite number is needed",
+    ),
+    "no layers": ("network: {recurrent: []}", "network.recurrent: given []; at least 1 entry is needed"),
+    "empty text": ("output: ''", "output: given ''; it must have at least 1 character"),
+    "both ends": (
+        "sequence: {keep_first: 1, keep_last: 1}",
+        "sequence: give either 'keep_first' or 'keep_last'",
+    ),
+    "fractions": (
+        "split: {fractions: {train: 0.5}}",
+        "split.fractions: train, validation and test sum to 0.8",
+    ),
+    "remainder": ("split: {by: event_number, modulo: 9}", "split: remainder 9 cannot occur modulo 9"),
+    "remainder twice": (
+        "split: {by: event_number, remainders: {train: [0, 7]}}",
+        "split: remainder 7 is given twice",
+    ),
+    "transform of nothing": (
+        "  transforms: {part_et: none}",
+        "transform of 'part_et', which is not among the var",
+    ),
+    "signal": ("  signal: tpo", "signal 'tpo' is not a class; nearest: 'top'"),
+    "two ways of steps": ("  steps: x*", "give either 'variables' (inputs of each step) or 'steps'"),
+    "two ways of labels": (
+        "  classes: {a: {files: b}}",
+        "give either 'labels' (an expression per class) or 'classes'",
+    ),
+    "nesterov": (
+        "training: {optimiser: {name: sgd, momentum: 0.0, nesterov: true}}",
+        "training.optimiser: nesterov needs a momentum above 0",
+    ),
+    "key twice": ("output: a\noutput: b", ":6: output: given twice, first on line 5"),
+    "list as key": ("[1]: 2", ":5: a list as a key; a key is text"),
+    "object": ("output: !!python/name:os.system", "has no meaning in a config"),
+    "circle": ("output: &a [*a]", ":5: an alias that contains itself"),
+    "several": ("a: 1\nb: 2\nc: 3", "a: unknown key"),
+}
+WHOLE = {
+    "empty": ("", ": empty; a config with at least 'data' is needed"),
+    "list": ("- a", ": holds a list; a mapping of keys to values is needed"),
+    "no data": ("output: a", ": data: this key is needed"),
+    "broken": ("data: [a\nb: c", ":2:2: not valid YAML: expected ',' or ']', but got ':'"),
+    "tab": ("data:\n\tfiles: a", ":2:1: not valid YAML: found character '\\t' that cannot start any token"),
+    "one class": (
+        "data: {files: a, variables: [b], labels: {c: d}}",
+        "data: one class only ('c'); a classification needs two or more",
+    ),
+    "no files": ('data: {variables: [a], labels: {b: "0", c: "1"}}', "data: 'files' is needed"),
+    "no files of class": (
+        "data: {variables: [a], classes: {b: {files: x}, c: {}}}",
+        "data: 'files' is needed for class 'c'",
+    ),
+    "variable twice": (
+        'data: {files: a, variables: [a, b, a], labels: {b: "0", c: "1"}}',
+        "data: variable 'a' is given twice",
+    ),
+    "number in list": ("data: {files: [a, 7], variables: [b]}", "data.files.1: given 7; text is needed"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BELOW_DATA.values(), ids=BELOW_DATA)
+def test_what_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    check_refused(written(tmp_path, f"{DATA}{text}\n"), said)
+
+
+@pytest.mark.parametrize(("text", "said"), WHOLE.values(), ids=WHOLE)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    check_refused(written(tmp_path, text), said)
+
+
+def check_refused(path: Path, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert said in message
+    assert "\n" not in message
+
+
+def test_several_errors_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"jets\.yaml:5: a: unknown key; .* \(and 1 more\)$"):
+        load_config(written(tmp_path, f"{DATA}a: 1\nb: 2\n"))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="is a directory"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"data:\xff")
+    with pytest.raises(ConfigError, match=r"not a text file in UTF-8 \(byte 5\)"):
+        load_config(tmp_path / "binary.yaml")
+
+
+def test_an_override_is_checked_as_the_file_is(tmp_path: Path) -> None:
+    path = written(tmp_path, DATA)
+    assert load_config(path, overrides={"output": "b"}).output == "b"
+    with pytest.raises(ConfigError, match=r"training\.epoch: unknown key; nearest: 'epochs'"):
+        load_config(path, overrides={"training.epoch": 3})
+    with pytest.raises(ConfigError, match=r"data\.files\.x: 'files' is not a mapping"):
+        load_config(path, overrides={"data.files.x": 3})
+
+
+def test_a_mapping_is_checked_without_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"^config: data: this key is needed$"):
+        Config.from_dict({})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-.inf", float("-inf")),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("012", 12),
+        ("no", "no"),
+        ("on", "on"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        ("12:30", "12:30"),
+        ("'5'", "5"),
+        ("true", True),
+        ("~", None),
+        ("", None),
+    ],
+)
+def test_scalars_follow_yaml_1_2(tmp_path: Path, text: str, value: object) -> None:
+    read = read_yaml(written(tmp_path, f"key: {text}\n")).values["key"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_keys_are_text(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path, "0: a\nno: b\n")).values == {"0": "a", "no": "b"}
