@@ -49,7 +49,13 @@ def gather(
 
 
 def check_same_lengths(
-    first: str, lengths: npt.ArrayLike, second: str, others: npt.ArrayLike, *, where: str = "", start: int = 0
+    first: str,
+    lengths: npt.ArrayLike,
+    second: str,
+    others: npt.ArrayLike,
+    *,
+    where: str = "",
+    entries: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Raise if two jagged columns have different lengths in an event.
 
@@ -61,8 +67,8 @@ def check_same_lengths(
         Their numbers of steps in each event.
     where : str
         Put at the head of the message.
-    start : int
-        Index of the first event, added to the one in the message.
+    entries : array [B], optional
+        Index of each event in its file, where that is not its index here.
 
     Raises
     ------
@@ -76,7 +82,8 @@ def check_same_lengths(
     if len(mine) != len(theirs):
         raise DataError(f"{head}'{first}' has {len(mine)} events, '{second}' has {len(theirs)}")
     b = int(np.argmax(mine != theirs))
-    raise DataError(f"{head}event {b + start}: '{first}' has {mine[b]} steps, '{second}' has {theirs[b]}")
+    event = b if entries is None else entries[b]
+    raise DataError(f"{head}event {event}: '{first}' has {mine[b]} steps, '{second}' has {theirs[b]}")
 
 
 def integers(name: str, array: npt.ArrayLike) -> npt.NDArray[np.int64]:

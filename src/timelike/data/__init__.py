@@ -1,0 +1,14 @@
+"""From files of events to `timelike.Sequences`.
+
+`read` does the whole chain: open (ROOT, Parquet, HDF5, NumPy), select events, derive variables, check, order
+and truncate the steps. What is done with the result is beside it:
+
+- `timelike.data.split` -- shares of events for training, validation and test;
+- `timelike.data.transforms` -- transforms of variables, fitted on training steps;
+- `timelike.data.write` -- tables of scores, written to ROOT or Parquet;
+- `timelike.data.expressions` -- the language of cuts and derived variables.
+"""
+
+from timelike.data.reading import read
+
+__all__ = ["read"]

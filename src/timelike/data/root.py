@@ -1,0 +1,110 @@
+"""ROOT files: TTree and RNTuple, read by uproot."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from timelike.data.table import Column, Table, column_from_awkward, reading
+from timelike.errors import DataError, nearest, require
+
+__all__ = ["open_root"]
+
+_TABLES = ("TTree", "TNtuple", "TNtupleD", "TChain", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
+
+
+@contextmanager
+def open_root(path: Path, treename: str | None) -> Iterator[Table]:
+    """Open a TTree or an RNTuple of a ROOT file.
+
+    Branches are called by their names as uproot shows them: ``part_pt``, ``Muon.pt``, and for RNTuples
+    the path of a field, ``Muon.pt``.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    treename : str, optional
+        Path of the tree in the file; may be left out where the file holds one only.
+
+    Yields
+    ------
+    Table
+
+    Raises
+    ------
+    DataError
+        If the file is truncated or not a ROOT file, or has no such tree.
+    """
+    uproot = require("uproot", "data")
+    _check_header(path)
+    with reading(path, "ROOT"):
+        # As a key of a mapping the path is taken as it is: a colon in it does not split it.
+        file = uproot.open(path)
+    with file:
+        with reading(path, "ROOT"):
+            classes = file.classnames(recursive=True, cycle=False)
+        name = _chosen(path, classes, treename)
+        with reading(path, "ROOT"):
+            tree = file[name]
+            keys, n_events = tree.keys(), int(tree.num_entries)
+        names = dict.fromkeys(keys)
+        # A branch within a branch is listed by its path; its own name will do where it is the only one.
+        short = [key.rpartition("/")[2] for key in keys if "/" in key]
+        paths = {key.rpartition("/")[2]: key for key in keys if "/" in key}
+        aliases = {s: paths[s] for s in short if s not in names and short.count(s) == 1}
+
+        def fetch(branch: str) -> Column:
+            with reading(f"branch '{branch}'", "ROOT"):
+                array = tree[aliases.get(branch, branch)].array(library="ak")
+            return column_from_awkward(array, f"branch '{branch}'")
+
+        yield Table(f"{path}: tree '{name}'", (*names, *aliases), n_events, fetch, "branch")
+
+
+def _check_header(path: Path) -> None:
+    """Compare the size that the file's header gives with the one it has.
+
+    Without this, what is said of a truncated file depends on what happened to stand at its end.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"{path}: the file is empty (0 bytes)")
+    if head[:4] != b"root":
+        raise DataError(f"{path}: not a ROOT file (it begins with {head[:4]!r})")
+    if len(head) < 20:
+        raise DataError(f"{path}: truncated, it has {size} bytes")
+    # TFile's header, big-endian: "root", fVersion, fBEGIN, fEND; fEND has 8 bytes in files past 2 GB.
+    version: int = struct.unpack(">i", head[4:8])[0]
+    end: int = (
+        struct.unpack(">q", head[12:20])[0] if version >= 1_000_000 else struct.unpack(">i", head[12:16])[0]
+    )
+    if size < end:
+        raise DataError(f"{path}: truncated, its header speaks of {end} bytes and it has {size}")
+
+
+def _chosen(path: Path, classes: dict[str, str], treename: str | None) -> str:
+    """Give the path of the tree that is asked for, or of the only one."""
+    trees = [name for name, kind in classes.items() if kind in _TABLES]
+    if treename is None:
+        if len(trees) == 1:
+            return trees[0]
+        if not trees:
+            raise DataError(f"{path}: holds no TTree and no RNTuple")
+        listed = ", ".join(repr(t) for t in trees[:10]) + (", ..." if len(trees) > 10 else "")
+        raise DataError(f"{path}: holds {len(trees)} trees ({listed}); say which one by treename")
+    wanted = treename.strip("/").partition(";")[0]
+    if wanted in trees:
+        return wanted
+    if wanted in classes:
+        raise DataError(
+            f"{path}: '{treename}' is a {classes[wanted]}, not a TTree or RNTuple; {nearest(wanted, trees)}"
+        )
+    raise DataError(f"{path}: no tree '{treename}'; {nearest(wanted, trees)}")
