@@ -2,7 +2,9 @@
 
 This file is the law, not the product: it is written to be read and believed, one sequence and one step at a
 time, and is never made faster. It shares no code with what it judges. Tests compare the kernels with it;
-readers find here what the kernels compute. To compute something, use `timelike.kernels` or `timelike.nn`.
+readers find here what the kernels compute (docs/equations.md derives it). To compute something, use
+`timelike.kernels` or `timelike.nn`. It is long because each cell is written out in full, sharing nothing with
+its neighbours: cells first, then the two loops over time, then the checks of what is given.
 
 Sizes    B sequences, N rows (the time steps of all sequences), D inputs, H units, G gates; with a
          projection, h has P numbers instead of H.
@@ -585,7 +587,7 @@ CELLS: dict[str, type[Cell]] = {
 class Forward:
     """Result of `forward`: the outputs, and the tape that `backward` reads."""
 
-    y: Array  # [N, H] h after every step
+    y: Array  # [N, H] h after every step; with a projection, here and below, h has P numbers
     h_T: Array  # [B, H] h after the last step of each sequence; h0 where there is none
     c_T: Array | None  # [B, H] c likewise; like c, None where the cell has no cell state
     gates: Array  # [N, G*H] values of the gates at every step, after their activation
