@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard src/kernels/*) $(wildcard src/kernels/cells/*)
+NATIVE := $(filter %.h %.cpp %.inl,$(KERNELS))
 SETUP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo tutorial test test-all lint format sanitize bench clean
 
@@ -12,9 +14,51 @@ help:  ## list the targets
 
 setup: $(SETUP)  ## make the environment .venv and build the kernels into it
 
-$(VENV)/bin/pip:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(SETUP): pyproject.toml constraints.txt CMakeLists.txt $(KERNELS) | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+$(SETUP): pyproject.toml constraints.txt CMakeLists.txt $(KERNELS) | $(BIN)/python
+	$(PIP) -e '.[dev]'
 	@touch $@
+
+demo: setup  ## train, evaluate and apply the jet tagger of examples/top_tagging
+	$(BIN)/timelike train examples/top_tagging/top_tagging.yaml
+	$(BIN)/timelike evaluate examples/top_tagging/runs/top_tagging
+	$(BIN)/timelike apply examples/top_tagging/runs/top_tagging/model.safetensors \
+	  --input examples/top_tagging/top_vs_qcd.root -o examples/top_tagging/runs/top_tagging/scores.root
+
+tutorial: setup  ## the same with the data set of TMVA's recurrent-network tutorial
+	$(BIN)/python examples/tmva_rnn/generate.py
+	$(BIN)/timelike train examples/tmva_rnn/tmva_rnn.yaml
+	$(BIN)/timelike evaluate examples/tmva_rnn/runs/tmva_rnn
+
+test: setup lint  ## lint, types, and all tests but the slow ones
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-all: setup lint sanitize  ## everything: slow tests and sanitizers too
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## ruff, mypy --strict, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+format: setup  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
+
+sanitize:  ## kernel tests under the address and undefined-behaviour sanitizers, in an environment of their own
+	test -x $(VENV)-sanitize/bin/python || $(PYTHON) -m venv $(VENV)-sanitize
+	$(VENV)-sanitize/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -C cmake.define.TIMELIKE_SANITIZE=ON -C build-dir=build/sanitize . pytest hypothesis
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(VENV)-sanitize/bin/python -P -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels.py
+
+bench: setup  ## the speed table of the README, measured here: each case checked, then timed in turn with its rivals
+	$(BIN)/python bench/layers.py
+
+clean:  ## remove environments, builds and runs
+	rm -rf $(VENV) $(VENV)-sanitize build dist examples/*/runs

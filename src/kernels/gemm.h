@@ -51,7 +51,8 @@ TIMELIKE_INLINE void gradient_tile(const T* a, int64_t a_panels, int64_t a_panel
   constexpr int G = kColumnGroup;
   Vec<T> acc[R][P * G] = {};
   for (int64_t p = 0; p < a_panels; ++p)
-    multiply_add<R, P, G, 1, T>(acc, a + p * a_panel_stride, width, b + p * width * G * L, b_panel_stride, width);
+    multiply_add<R, P, G, 1, T>(acc, a + p * a_panel_stride, width, b + p * width * G * L, b_panel_stride,
+                                width);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -76,7 +77,8 @@ void gradient_rows(const T* a, int64_t a_panels, int64_t a_panel_stride, int64_t
     const int n = int(left < step ? left : step);
     if constexpr (P > 1) {
       if (left <= step - kColumnGroup * Lanes<T>::count) {  // fewer panels left than a tile has
-        gradient_rows<R, P - 1, T>(a, a_panels, a_panel_stride, width, panel, b_panel_stride, shifted, left, add);
+        gradient_rows<R, P - 1, T>(a, a_panels, a_panel_stride, width, panel, b_panel_stride, shifted, left,
+                                   add);
         return;
       }
     }
@@ -107,11 +109,21 @@ void gradient_times_weights(const T* a, int64_t rows, int64_t a_panels, int64_t 
   }
   const T* rest = a + r * width;
   switch (rows - r) {
-    case 5: gradient_rows<5, 1, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add); break;
-    case 4: gradient_rows<4, 1, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add); break;
-    case 3: gradient_rows<3, 2, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add); break;
-    case 2: gradient_rows<2, 2, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add); break;
-    case 1: gradient_rows<1, 4, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add); break;
+    case 5:
+      gradient_rows<5, 1, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add);
+      break;
+    case 4:
+      gradient_rows<4, 1, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add);
+      break;
+    case 3:
+      gradient_rows<3, 2, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add);
+      break;
+    case 2:
+      gradient_rows<2, 2, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add);
+      break;
+    case 1:
+      gradient_rows<1, 4, T>(rest, a_panels, a_panel_stride, width, b, stride, c + r, columns, add);
+      break;
     default: break;
   }
 }

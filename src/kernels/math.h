@@ -40,10 +40,11 @@ struct ExpConstants<double> {
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 1.9082149292705877e-10;
   static constexpr double low = -708.0, high = 709.0;
   static constexpr double tanh_range = 40.0;
-  static constexpr double q[] = {0.50000000000000055155,    0.16666666666666685957,    0.041666666666573806242,
-                                 0.00833333333331460407,    0.0013888888932359676356,  0.00019841269903028732211,
-                                 0.000024801504437733251063, 2.7557227936587062694e-6, 2.7626338794905043872e-7,
-                                 2.5114483760506675332e-8};
+  static constexpr double q[] = {0.50000000000000055155,     0.16666666666666685957,
+                                 0.041666666666573806242,    0.00833333333331460407,
+                                 0.0013888888932359676356,   0.00019841269903028732211,
+                                 0.000024801504437733251063, 2.7557227936587062694e-6,
+                                 2.7626338794905043872e-7,   2.5114483760506675332e-8};
 };
 
 // The functions below work on M registers at once, stage by stage: one evaluation is a chain of ~15
@@ -79,7 +80,8 @@ TIMELIKE_INLINE void exp_in_range(Vec<T> (&x)[M]) {
   using Ints = typename Lanes<T>::ints;
   Ints exponent[M];
   reduced_expm1<T, M>(x, exponent);
-  for (int m = 0; m < M; ++m) x[m] = reinterpret_cast<Vec<T>>(reinterpret_cast<Ints>(x[m] + T(1)) + exponent[m]);
+  for (int m = 0; m < M; ++m)
+    x[m] = reinterpret_cast<Vec<T>>(reinterpret_cast<Ints>(x[m] + T(1)) + exponent[m]);
 }
 
 template <class T, int M>

@@ -46,16 +46,18 @@ class BoundLayer {
   int64_t forward_size(int64_t D, int64_t H) const { return layer_.forward_size(D, H); }
   int64_t backward_size(int64_t D, int64_t H) const { return layer_.backward_size(D, H); }
 
-  void pack_forward(int64_t D, int64_t H, Address W, Address U, Address b_ih, Address b_hh, Address packed) const {
-    layer_.pack_forward({D, H, at<const T>(W), at<const T>(U), at<const T>(b_ih), at<const T>(b_hh)}, at<T>(packed));
+  void pack_forward(int64_t D, int64_t H, Address W, Address U, Address b_ih, Address b_hh,
+                    Address packed) const {
+    layer_.pack_forward({D, H, at<const T>(W), at<const T>(U), at<const T>(b_ih), at<const T>(b_hh)},
+                        at<T>(packed));
   }
   void pack_backward(int64_t D, int64_t H, Address W, Address U, Address packed) const {
     layer_.pack_backward({D, H, at<const T>(W), at<const T>(U), nullptr, nullptr}, at<T>(packed));
   }
 
-  void forward(const RowsArgument& rows, bool reverse, int64_t D, int64_t H, Address packed, Address x, int64_t ldx,
-               Address h0, Address c0, Address y, int64_t ldy, Address hT, Address cT, Address gates,
-               Address cells) const {
+  void forward(const RowsArgument& rows, bool reverse, int64_t D, int64_t H, Address packed, Address x,
+               int64_t ldx, Address h0, Address c0, Address y, int64_t ldy, Address hT, Address cT,
+               Address gates, Address cells) const {
     timelike::Forward<T> f{};
     f.rows = rows.walk(reverse);
     f.D = D, f.H = H;
@@ -68,10 +70,10 @@ class BoundLayer {
     layer_.forward(f);
   }
 
-  void backward(const RowsArgument& rows, bool reverse, int64_t D, int64_t H, Address packed, Address x, int64_t ldx,
-                Address h0, Address c0, Address y, int64_t ldy, Address gates, Address cells, Address dy,
-                int64_t lddy, Address dhT, Address dcT, Address dx, int64_t lddx, bool add_dx, Address dW, Address dU,
-                Address db, Address dh0, Address dc0, Address dgates) const {
+  void backward(const RowsArgument& rows, bool reverse, int64_t D, int64_t H, Address packed, Address x,
+                int64_t ldx, Address h0, Address c0, Address y, int64_t ldy, Address gates, Address cells,
+                Address dy, int64_t lddy, Address dhT, Address dcT, Address dx, int64_t lddx, bool add_dx,
+                Address dW, Address dU, Address db, Address dh0, Address dc0, Address dgates) const {
     timelike::Backward<T> f{};
     f.rows = rows.walk(reverse);
     f.D = D, f.H = H;
@@ -108,7 +110,10 @@ void bind_layer(nb::module_& m, const char* name) {
 
 template <class T>
 void apply(const timelike::Functions<T>& f, const std::string& name, Address x, Address y, int64_t n) {
-  const auto function = name == "exp" ? f.exp : name == "sigmoid" ? f.sigmoid : name == "tanh" ? f.tanh : nullptr;
+  const auto function = name == "exp"       ? f.exp
+                        : name == "sigmoid" ? f.sigmoid
+                        : name == "tanh"    ? f.tanh
+                                            : nullptr;
   if (!function) throw std::invalid_argument("no function '" + name + "'");
   function(at<const T>(x), at<T>(y), n);
 }

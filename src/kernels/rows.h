@@ -27,7 +27,8 @@ struct Batch {
     std::iota(order.begin(), order.end(), int64_t(0));
     const int64_t* length = rows.length;
     const auto longer = [length](int64_t a, int64_t b) { return length[a] > length[b]; };
-    if (!std::is_sorted(order.begin(), order.end(), longer)) std::stable_sort(order.begin(), order.end(), longer);
+    if (!std::is_sorted(order.begin(), order.end(), longer))
+      std::stable_sort(order.begin(), order.end(), longer);
     const int64_t chunks = (r.count + kChunk - 1) / kChunk;
     chunk = chunks ? (r.count + chunks - 1) / chunks : 0;
     chunk = std::min(kChunk, (chunk + 5) / 6 * 6);
@@ -60,7 +61,8 @@ class Workspace {
     if (bytes <= size_) return;
     std::free(base_);
     size_ = 0;
-    base_ = static_cast<char*>(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment));
+    base_ =
+        static_cast<char*>(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment));
     if (!base_) throw std::bad_alloc();
     size_ = bytes;
   }

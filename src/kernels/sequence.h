@@ -112,15 +112,29 @@ class ForwardChunk {
  public:
   static size_t bytes(int64_t n, int64_t D, int64_t H) {
     const int64_t P = unit_panels<T>(H);
-    return 2 * Workspace::bytes<T>(n * (D + P * L)) + Workspace::bytes<T>(n * P * L) + Workspace::bytes<int64_t>(n) +
-           (n <= kSmall ? Workspace::bytes<T>(kWindow * n * D) + Workspace::bytes<T>(kWindow * n * P * S) : 0);
+    return 2 * Workspace::bytes<T>(n * (D + P * L)) + Workspace::bytes<T>(n * P * L) +
+           Workspace::bytes<int64_t>(n) +
+           (n <= kSmall ? Workspace::bytes<T>(kWindow * n * D) + Workspace::bytes<T>(kWindow * n * P * S)
+                        : 0);
   }
 
   ForwardChunk(const Forward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
-      : f(call), order(sequences), n(count), D(f.D), H(f.H), P(unit_panels<T>(H)), HP(P * L), lda(D + HP),
-        panel_stride((1 + D + H) * S), ahead(n <= kSmall), state(w.take<T>(n * lda)), next(w.take<T>(n * lda)),
-        c(w.take<T>(n * HP)), inputs(ahead ? w.take<T>(kWindow * n * D) : nullptr),
-        sums(ahead ? w.take<T>(kWindow * n * P * S) : nullptr), row(w.take<int64_t>(n)) {}
+      : f(call),
+        order(sequences),
+        n(count),
+        D(f.D),
+        H(f.H),
+        P(unit_panels<T>(H)),
+        HP(P * L),
+        lda(D + HP),
+        panel_stride((1 + D + H) * S),
+        ahead(n <= kSmall),
+        state(w.take<T>(n * lda)),
+        next(w.take<T>(n * lda)),
+        c(w.take<T>(n * HP)),
+        inputs(ahead ? w.take<T>(kWindow * n * D) : nullptr),
+        sums(ahead ? w.take<T>(kWindow * n * P * S) : nullptr),
+        row(w.take<int64_t>(n)) {}
 
   void run() {
     for (int64_t r = 0; r < n; ++r) {
@@ -279,10 +293,10 @@ class BackwardChunk {
   const int64_t n;
   const int64_t D, H, P, HP, columns;
   T *dh, *dc;      // [n, HP] carried from step to step
-  T *zeros;        // [H] the state before the first step where none was given
-  T *da;           // [P, kSlots, S] gate gradients, panel by panel
-  T *tiles;        // [columns / 3, kSlots, 3] the matching x | h_{t-1} | 1
-  T *sums;         // [P, columns, S] weight gradients
+  T* zeros;        // [H] the state before the first step where none was given
+  T* da;           // [P, kSlots, S] gate gradients, panel by panel
+  T* tiles;        // [columns / 3, kSlots, 3] the matching x | h_{t-1} | 1
+  T* sums;         // [P, columns, S] weight gradients
   int64_t* row;    // [kSlots] row of each slot
   const T** past;  // [kSlots] h_{t-1} of each slot
   T** to;          // [kSlots] where a product's rows go
@@ -292,15 +306,29 @@ class BackwardChunk {
   static size_t bytes(int64_t n, int64_t D, int64_t H) {
     const int64_t P = unit_panels<T>(H);
     return 2 * Workspace::bytes<T>(n * P * L) + Workspace::bytes<T>(H) + Workspace::bytes<T>(P * kSlots * S) +
-           Workspace::bytes<T>(weight_columns(D, H) * kSlots) + Workspace::bytes<T>(P * weight_columns(D, H) * S) +
-           Workspace::bytes<int64_t>(kSlots) + 2 * Workspace::bytes<T*>(kSlots);
+           Workspace::bytes<T>(weight_columns(D, H) * kSlots) +
+           Workspace::bytes<T>(P * weight_columns(D, H) * S) + Workspace::bytes<int64_t>(kSlots) +
+           2 * Workspace::bytes<T*>(kSlots);
   }
 
   BackwardChunk(const Backward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
-      : f(call), order(sequences), n(count), D(f.D), H(f.H), P(unit_panels<T>(H)), HP(P * L),
-        columns(weight_columns(D, H)), dh(w.take<T>(n * HP)), dc(w.take<T>(n * HP)), zeros(w.take<T>(H)),
-        da(w.take<T>(P * kSlots * S)), tiles(w.take<T>(columns * kSlots)), sums(w.take<T>(P * columns * S)),
-        row(w.take<int64_t>(kSlots)), past(w.take<const T*>(kSlots)), to(w.take<T*>(kSlots)) {}
+      : f(call),
+        order(sequences),
+        n(count),
+        D(f.D),
+        H(f.H),
+        P(unit_panels<T>(H)),
+        HP(P * L),
+        columns(weight_columns(D, H)),
+        dh(w.take<T>(n * HP)),
+        dc(w.take<T>(n * HP)),
+        zeros(w.take<T>(H)),
+        da(w.take<T>(P * kSlots * S)),
+        tiles(w.take<T>(columns * kSlots)),
+        sums(w.take<T>(P * columns * S)),
+        row(w.take<int64_t>(kSlots)),
+        past(w.take<const T*>(kSlots)),
+        to(w.take<T*>(kSlots)) {}
 
   const T* run() {
     std::memset(zeros, 0, size_t(H) * sizeof(T));
@@ -411,7 +439,8 @@ class BackwardChunk {
     Vec<T> acc[kColumnTile][G];
     for (int r = 0; r < kColumnTile; ++r)
       for (int g = 0; g < G; ++g) acc[r][g] = load(sum + r * S + g * L);
-    multiply_add<kColumnTile, 1, G, kColumnTile, T>(acc, tiles + column * kSlots, 1, da + p * kSlots * S, 0, slots);
+    multiply_add<kColumnTile, 1, G, kColumnTile, T>(acc, tiles + column * kSlots, 1, da + p * kSlots * S, 0,
+                                                    slots);
     for (int r = 0; r < kColumnTile; ++r)
       for (int g = 0; g < G; ++g) store(sum + r * S + g * L, acc[r][g]);
   }

@@ -7,8 +7,8 @@ namespace TIMELIKE_ISA {
 
 template <class Cell, class T>
 constexpr Layer<T> layer() {
-  return {forward_size<Cell, T>, backward_size<Cell, T>, pack_forward<Cell, T>,
-          pack_backward<Cell, T>, forward<Cell, T>,      backward<Cell, T>};
+  return {forward_size<Cell, T>,  backward_size<Cell, T>, pack_forward<Cell, T>,
+          pack_backward<Cell, T>, forward<Cell, T>,       backward<Cell, T>};
 }
 
 template <class T, void (*function)(Vec<T> (&)[1])>
@@ -29,10 +29,8 @@ constexpr Functions<T> functions() {
 
 }  // namespace TIMELIKE_ISA
 
-const Table TIMELIKE_TABLE = {TIMELIKE_ISA_NAME,
-                              TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, float>(),
+const Table TIMELIKE_TABLE = {TIMELIKE_ISA_NAME, TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, float>(),
                               TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, double>(),
-                              TIMELIKE_ISA::functions<float>(),
-                              TIMELIKE_ISA::functions<double>()};
+                              TIMELIKE_ISA::functions<float>(), TIMELIKE_ISA::functions<double>()};
 
 }  // namespace timelike

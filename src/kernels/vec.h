@@ -53,8 +53,12 @@ TIMELIKE_INLINE Vec<T> broadcast(T s) {
 }
 
 #if TIMELIKE_HAS_FMA256
-TIMELIKE_INLINE VecF fma(VecF a, VecF b, VecF c) { return (VecF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-TIMELIKE_INLINE VecD fma(VecD a, VecD b, VecD c) { return (VecD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+TIMELIKE_INLINE VecF fma(VecF a, VecF b, VecF c) {
+  return (VecF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+TIMELIKE_INLINE VecD fma(VecD a, VecD b, VecD c) {
+  return (VecD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
 TIMELIKE_INLINE VecF larger(VecF bound, VecF v) { return (VecF)_mm256_max_ps((__m256)bound, (__m256)v); }
 TIMELIKE_INLINE VecD larger(VecD bound, VecD v) { return (VecD)_mm256_max_pd((__m256d)bound, (__m256d)v); }
 TIMELIKE_INLINE VecF smaller(VecF bound, VecF v) { return (VecF)_mm256_min_ps((__m256)bound, (__m256)v); }
@@ -70,7 +74,8 @@ TIMELIKE_INLINE VecF load(const float* p, int n) {
 }
 TIMELIKE_INLINE VecD load(const double* p, int n) {
   if (n >= 4) return load(p);
-  return (VecD)_mm256_maskload_pd(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - 2 * n)));
+  return (VecD)_mm256_maskload_pd(
+      p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - 2 * n)));
 }
 TIMELIKE_INLINE void store(float* p, VecF v, int n) {
   if (n >= 8) return store(p, v);

@@ -69,7 +69,9 @@ def isa() -> str:
     if not asked:
         return known[-1]
     if asked not in known:
-        raise TimelikeError(f"TIMELIKE_ISA={asked!r}: no such kernels on this machine; {nearest(asked, known)}")
+        raise TimelikeError(
+            f"TIMELIKE_ISA={asked!r}: no such kernels on this machine; {nearest(asked, known)}"
+        )
     return asked
 
 
@@ -112,6 +114,8 @@ def _rows_address(name: str, buffer: Buffer, dtype: str, *shape: int) -> tuple[A
             raise ValueError(f"{name}: on device {buffer.device}, but these kernels run on the CPU")
         address = buffer.data_ptr()
         strides = buffer.stride()
+    if 0 in shape:
+        return address, shape[-1]
     if shape[-1] > 1 and strides[-1] != 1:
         raise ValueError(f"{name}: the last dimension must be contiguous")
     return address, strides[0] if len(shape) == 2 and shape[0] > 1 else shape[-1]
@@ -158,13 +162,16 @@ class Rows:
         self.n_rows = int(n_rows)
         if self.start.ndim != 1 or self.step.ndim != 1 or self.start.shape != self.lengths.shape:
             raise ValueError(
-                f"start {self.start.shape} and lengths {self.lengths.shape} must be 1-D and equally long, step 1-D"
+                f"start {self.start.shape} and lengths {self.lengths.shape} must be 1-D and equally long, "
+                f"step {self.step.shape} 1-D"
             )
         self.complete = int(self.lengths.sum()) == self.n_rows
         if len(self.lengths):
             longest = int(self.lengths.max())
             if int(self.lengths.min()) < 0 or longest > len(self.step):
-                raise ValueError(f"lengths must lie in 0..{len(self.step)}, got {self.lengths.min()}..{longest}")
+                raise ValueError(
+                    f"lengths must lie in 0..{len(self.step)}, got {self.lengths.min()}..{longest}"
+                )
             if longest:
                 used = self.lengths > 0
                 reach = np.maximum.accumulate(self.step)[self.lengths[used] - 1] + self.start[used]
@@ -173,8 +180,8 @@ class Rows:
                     raise ValueError(
                         f"steps lie in rows {lowest}..{int(reach.max())}, but there are {self.n_rows} rows"
                     )
-        self.native = _core.Rows(*(a.__array_interface__["data"][0] for a in (self.start, self.step, self.lengths)),
-                                 len(self.start))
+        addresses = [a.__array_interface__["data"][0] for a in (self.start, self.step, self.lengths)]
+        self.native = _core.Rows(addresses[0], addresses[1], addresses[2], len(self.start))
 
     @property
     def n_sequences(self) -> int:
@@ -194,15 +201,23 @@ class Rows:
     @lru_cache(maxsize=64)
     def time_major(cls, n_steps: int, n_sequences: int) -> Rows:
         """Full sequences in an array [T, B, ...]."""
-        return cls(np.arange(n_sequences), np.arange(n_steps) * n_sequences,
-                   np.full(n_sequences, n_steps), n_steps * n_sequences)
+        return cls(
+            np.arange(n_sequences),
+            np.arange(n_steps) * n_sequences,
+            np.full(n_sequences, n_steps),
+            n_steps * n_sequences,
+        )
 
     @classmethod
     @lru_cache(maxsize=64)
     def batch_major(cls, n_sequences: int, n_steps: int) -> Rows:
         """Full sequences in an array [B, T, ...]."""
-        return cls(np.arange(n_sequences) * n_steps, np.arange(n_steps),
-                   np.full(n_sequences, n_steps), n_steps * n_sequences)
+        return cls(
+            np.arange(n_sequences) * n_steps,
+            np.arange(n_steps),
+            np.full(n_sequences, n_steps),
+            n_steps * n_sequences,
+        )
 
     @classmethod
     def packed(cls, batch_sizes: Any) -> Rows:
