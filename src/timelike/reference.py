@@ -3,8 +3,8 @@
 This file is the law, not the product: it is written to be read and believed, one sequence and one step at a
 time, and is never made faster. It shares no code with what it judges. Tests compare the kernels with it;
 readers find here what the kernels compute (docs/equations.md derives it). To compute something, use
-`timelike.kernels` or `timelike.nn`. It is long because each cell is written out in full, sharing nothing with
-its neighbours: cells first, then the two loops over time, then the checks of what is given.
+`timelike.kernels` or `timelike.nn`. It is long because each cell is written out in full beside its equations:
+cells first, then the two loops over time, then the checks of what is given.
 
 Sizes    B sequences, N rows (the time steps of all sequences), D inputs, H units, G gates; with a
          projection, h has P numbers instead of H.
