@@ -434,15 +434,15 @@ class BackwardChunk {
     }
   }
 
+  // Summed in two levels, rows of this flush first: the rounding error grows with the root of their number
+  // and not with that of all rows.
   void weight_tile(int64_t p, int64_t column) {
     T* sum = sums + (p * columns + column) * S;
-    Vec<T> acc[kColumnTile][G];
-    for (int r = 0; r < kColumnTile; ++r)
-      for (int g = 0; g < G; ++g) acc[r][g] = load(sum + r * S + g * L);
+    Vec<T> acc[kColumnTile][G] = {};
     multiply_add<kColumnTile, 1, G, kColumnTile, T>(acc, tiles + column * kSlots, 1, da + p * kSlots * S, 0,
                                                     slots);
     for (int r = 0; r < kColumnTile; ++r)
-      for (int g = 0; g < G; ++g) store(sum + r * S + g * L, acc[r][g]);
+      for (int g = 0; g < G; ++g) store(sum + r * S + g * L, acc[r][g] + load(sum + r * S + g * L));
   }
 };
 
