@@ -1,0 +1,229 @@
+"""The model file: one safetensors file whose header says, as JSON, all that is needed to apply the weights.
+
+NumPy and safetensors are enough to read it; nothing in it can run code. The header's text under the key
+"timelike" holds
+
+- ``format_version``: raised when an older reader could not use the file any more;
+- ``timelike_version``: what wrote it;
+- ``network``: the network as in a config; it fixes the name and shape of every tensor (`expected_shapes`);
+- ``variables``, ``transforms``: the inputs of each step, in order, and what is done to them;
+- ``classes``, ``signal``: names of the scores;
+- ``data``, ``sequence``: how events are read, as in a config;
+- ``training``: the record of the training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from timelike import __version__
+from timelike.errors import ModelFileError
+from timelike.files import replacing
+
+__all__ = ["FORMAT_VERSION", "ModelFile", "expected_shapes", "read_model_file", "write_model_file"]
+
+FORMAT_VERSION = 1
+
+_KEY = "timelike"
+_MEANING: dict[str, type] = {  # key of the header -> what stands there
+    "timelike_version": str,
+    "network": dict,
+    "variables": list,
+    "transforms": dict,
+    "classes": list,
+    "signal": str,
+    "data": dict,
+    "sequence": dict,
+    "training": dict,
+}
+_GATES = {"lstm": 4}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds."""
+
+    weights: dict[str, npt.NDArray[Any]]  # by the names of `expected_shapes`
+    meta: dict[str, Any]  # the header, see the module
+
+
+def expected_shapes(
+    network: Mapping[str, Any], n_variables: int, n_classes: int
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor of a network.
+
+    Recurrent layer `l` has torch's names: ``recurrent.{l}.weight_ih_l0`` is [G H, D], ``weight_hh_l0`` is
+    [G H, H], and two biases are [G H]; names with ``_reverse`` belong to the backward direction. Dense layer
+    `k` of the head has ``head.{k}.weight`` [out, in] and ``head.{k}.bias`` [out].
+
+    Parameters
+    ----------
+    network : mapping
+        The network as in a config.
+    n_variables : int
+        Inputs of each step.
+    n_classes : int
+        Scores.
+
+    Examples
+    --------
+    >>> network = {"recurrent": [{"cell": "lstm", "units": 3, "bidirectional": False}], "head": {"units": []}}
+    >>> expected_shapes(network, 5, 2)["recurrent.0.weight_ih_l0"]
+    (12, 5)
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    size = n_variables
+    for index, layer in enumerate(network["recurrent"]):
+        units, rows = layer["units"], _GATES[layer["cell"]] * layer["units"]
+        directions = ("", "_reverse") if layer["bidirectional"] else ("",)
+        for suffix in directions:
+            shapes[f"recurrent.{index}.weight_ih_l0{suffix}"] = (rows, size)
+            shapes[f"recurrent.{index}.weight_hh_l0{suffix}"] = (rows, units)
+            shapes[f"recurrent.{index}.bias_ih_l0{suffix}"] = (rows,)
+            shapes[f"recurrent.{index}.bias_hh_l0{suffix}"] = (rows,)
+        size = units * len(directions)
+    for index, units in enumerate((*network["head"]["units"], n_classes)):
+        shapes[f"head.{index}.weight"] = (units, size)
+        shapes[f"head.{index}.bias"] = (units,)
+        size = units
+    return shapes
+
+
+def write_model_file(
+    path: str | os.PathLike[str], weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+) -> None:
+    """Write a model file; whoever reads meanwhile sees the old one or the whole new one.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    weights : mapping of str to array
+        Tensors by the names of `expected_shapes`.
+    meta : mapping
+        The header, without the versions, which are added.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be written there.
+    """
+    from safetensors.numpy import save
+
+    header = {"format_version": FORMAT_VERSION, "timelike_version": __version__, **meta}
+    text = json.dumps(header, ensure_ascii=False, allow_nan=False)
+    # safetensors stores memory as it lies, whatever the strides say
+    content = save({k: np.ascontiguousarray(v) for k, v in weights.items()}, metadata={_KEY: text})
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
+    """Read a model file and check it whole.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    ModelFile
+        Its weights and its header.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, foreign, or from a newer version: one line with the file and why.
+    """
+    path = Path(path)
+    weights, text = _open(path)
+    if text is None:
+        raise ModelFileError(
+            f"{path}: a safetensors file, but not a timelike model (no key {_KEY!r} in its header)"
+        )
+    meta = _header(text, path)
+    _check_tensors(weights, meta, path)
+    return ModelFile(weights, meta)
+
+
+def _open(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        path.open("rb").close()  # for the operating system's own words
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            return {name: file.get_tensor(name) for name in file.keys()} if text else {}, text  # noqa: SIM118
+    except OSError as error:
+        raise ModelFileError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except (SafetensorError, TypeError, AttributeError) as error:
+        # The last two: a tensor of a type that NumPy does not know.
+        reason = "damaged or cut short" if _begins_well(path) else "not a safetensors file"
+        raise ModelFileError(f"{path}: {reason} ({_one_line(error)})") from None
+
+
+def _begins_well(path: Path) -> bool:
+    """Whether a file begins as a safetensors file does: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _header(text: str, path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: the header is not valid JSON ({_one_line(error)})") from None
+    version = meta.get("format_version") if isinstance(meta, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ModelFileError(f"{path}: the header has no format_version; it was not written by timelike")
+    if version > FORMAT_VERSION:
+        writer = meta.get("timelike_version", "unknown")
+        raise ModelFileError(
+            f"{path}: written by timelike {writer} in model format {version}; "
+            f"this is timelike {__version__}, which reads up to {FORMAT_VERSION}: install a newer one"
+        )
+    for key, kind in _MEANING.items():
+        if key not in meta:
+            raise ModelFileError(f"{path}: the header lacks {key!r}")
+        if not isinstance(meta[key], kind):
+            raise ModelFileError(f"{path}: {key!r} in the header is no {kind.__name__}")
+    for key in ("variables", "classes"):
+        if not meta[key] or not all(isinstance(name, str) for name in meta[key]):
+            raise ModelFileError(f"{path}: {key!r} in the header is no list of names")
+    if meta["signal"] not in meta["classes"]:
+        raise ModelFileError(f"{path}: signal {meta['signal']!r} in the header is not among the classes")
+    return dict(meta)
+
+
+def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any], path: Path) -> None:
+    try:
+        shapes = expected_shapes(meta["network"], len(meta["variables"]), len(meta["classes"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path}: 'network' in the header is incomplete ({_one_line(error)})") from None
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise ModelFileError(f"{path}: tensor {name!r} is missing")
+        if weights[name].shape != shape:
+            raise ModelFileError(f"{path}: tensor {name!r} has shape {weights[name].shape}, expected {shape}")
+    for name, weight in weights.items():
+        if name not in shapes:
+            raise ModelFileError(f"{path}: tensor {name!r} does not belong to the network")
+        if weight.dtype not in (np.float32, np.float64):
+            raise ModelFileError(f"{path}: tensor {name!r} is {weight.dtype}, expected float32 or float64")
+        if not np.isfinite(weight).all():
+            raise ModelFileError(f"{path}: tensor {name!r} holds a value that is not finite")
+    if len({weight.dtype for weight in weights.values()}) > 1:
+        raise ModelFileError(f"{path}: tensors of float32 and of float64; expected one of them")
