@@ -1,0 +1,310 @@
+"""The network of a config as a torch module, and a trained one with all that is needed to apply it.
+
+- `Network`: recurrent layers on ragged batches, pooling over steps, dense head; what training works on;
+- `Model`: a network with its variables, transforms and way of reading events; what a model file holds;
+- `predict`: class probabilities of sequences, in input order.
+
+Transforms are applied to the rows once, before batches are made, and are no part of the network: a fixed
+affine map would otherwise be computed again in every epoch, and one that looks at a whole column could not
+be a layer at all.
+
+Sizes: `B` sequences, `N` rows, `D` variables, `H` units, `C` classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from timelike.config import DataConfig, NetworkConfig, SequenceConfig
+from timelike.data.transforms import FittedTransforms
+from timelike.errors import ModelFileError
+from timelike.modelfile import read_model_file, write_model_file
+from timelike.nn import LSTM, Ragged
+from timelike.sequences import Sequences
+
+__all__ = ["Model", "Network", "load_model", "logits", "pool", "predict", "ragged", "save_model"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "elu": nn.functional.elu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+}
+_CELLS = {"lstm": LSTM}
+# Rows of a batch where only scores are wanted: enough to keep the kernels busy, a few MB of activations.
+_ROWS_AT_ONCE = 1 << 16
+
+
+class Network(nn.Module):
+    """Recurrent layers, pooling over the steps of each sequence, dense layers: a ragged batch to logits.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Layers, pooling and head.
+    n_variables : int
+        Inputs of each step, D.
+    n_classes : int
+        Logits, C.
+    dtype : torch.dtype
+        float32 or float64.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, n_variables: int, n_classes: int, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.config, self.n_classes = config, n_classes
+        self.recurrent = nn.ModuleList()
+        size = n_variables
+        for layer in config.recurrent:
+            cell = _CELLS[layer.cell]
+            self.recurrent.append(cell(size, layer.units, bidirectional=layer.bidirectional, dtype=dtype))
+            size = layer.units * (2 if layer.bidirectional else 1)
+        self.head = nn.ModuleList()
+        for units in (*config.head.units, n_classes):
+            self.head.append(nn.Linear(size, units, dtype=dtype))
+            size = units
+
+    def forward(self, batch: Ragged) -> Tensor:
+        """Compute the logits of a batch.
+
+        Parameters
+        ----------
+        batch : Ragged
+            Values [N, D] and offsets [B+1].
+
+        Returns
+        -------
+        Tensor
+            Logits [B, C].
+        """
+        final = batch.values
+        for index, layer in enumerate(self.recurrent):
+            if index:
+                dropped = nn.functional.dropout(batch.values, self.config.dropout, self.training)
+                batch = Ragged(dropped, batch.offsets)
+            batch, (final, _) = layer(batch)
+        x = pool(batch, final, self.config.pooling)
+        for layer in self.head[:-1]:
+            x = _ACTIVATIONS[self.config.head.activation](layer(x))
+            x = nn.functional.dropout(x, self.config.head.dropout, self.training)
+        scores: Tensor = self.head[-1](x)
+        return scores
+
+
+def pool(batch: Ragged, final: Tensor, how: str) -> Tensor:
+    """Reduce the hidden states of each sequence to one vector; zeros for a sequence without steps.
+
+    Parameters
+    ----------
+    batch : Ragged
+        Hidden states [N, H dirs] of all steps, and offsets [B+1].
+    final : Tensor [dirs, B, H]
+        Each direction's state after its last step.
+    how : {"last", "mean", "max"}
+        "last" takes the final states, so for the backward direction that at the first step.
+
+    Returns
+    -------
+    Tensor
+        Shape [B, H dirs].
+    """
+    if how == "last":
+        # After no step the state is still the initial one, zero.
+        return final.transpose(0, 1).flatten(1)
+    lengths = batch.offsets.diff()[:, None]
+    if how == "mean":
+        total: Tensor = torch.segment_reduce(batch.values, "sum", offsets=batch.offsets, axis=0)
+        return total / lengths.clamp(min=1)
+    highest: Tensor = torch.segment_reduce(batch.values, "max", offsets=batch.offsets, axis=0)
+    return highest.masked_fill(lengths == 0, 0.0)
+
+
+def ragged(sequences: Sequences, dtype: torch.dtype) -> Ragged:
+    """Give sequences as a batch for a network; the rows are shared where their type allows."""
+    return Ragged(_tensor(sequences.values).to(dtype), _tensor(sequences.offsets))
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    # torch has no read-only tensors and warns of such arrays
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def logits(network: Network, sequences: Sequences) -> Tensor:
+    """Compute logits [B, C] without gradients, in batches of many rows.
+
+    Parameters
+    ----------
+    network : Network
+    sequences : Sequences
+        Transformed already, variables in the network's order.
+    """
+    dtype = next(network.parameters()).dtype
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            parts = [
+                network(ragged(sequences[start:stop], dtype))
+                for start, stop in _cuts(sequences.offsets, _ROWS_AT_ONCE)
+            ]
+    finally:
+        network.train(training)
+    return torch.cat(parts) if parts else torch.empty(0, network.n_classes, dtype=dtype)
+
+
+def _cuts(offsets: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
+    """Cut sequences into runs of at most so many rows, of at least one sequence."""
+    start, end = 0, len(offsets) - 1
+    while start < end:
+        stop = int(np.searchsorted(offsets, offsets[start] + rows, side="right")) - 1
+        stop = min(max(stop, start + 1), start + rows, end)
+        yield start, stop
+        start = stop
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained network and all that is needed to apply it to events."""
+
+    network: Network
+    transforms: FittedTransforms
+    data: DataConfig
+    sequence: SequenceConfig
+    training: Mapping[str, Any] = field(default_factory=dict)  # the record of the training
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the inputs of each step, in the network's order."""
+        return self.transforms.names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the scores."""
+        return self.data.class_names
+
+    @property
+    def signal(self) -> str:
+        """The class whose score is the discriminant."""
+        return self.data.signal_name
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the weights, and of the values that they are applied to."""
+        return np.dtype(str(next(self.network.parameters()).dtype).removeprefix("torch."))
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(p.numel() for p in self.network.parameters())
+
+
+def predict(model: Model, sequences: Sequences) -> npt.NDArray[np.float64]:
+    """Compute class probabilities of sequences.
+
+    Parameters
+    ----------
+    model : Model
+    sequences : Sequences
+        As read, not transformed. Variables are matched by name: their order is free, others are ignored.
+
+    Returns
+    -------
+    array [B, C] of float64
+        Probabilities of the classes, in input order.
+
+    Raises
+    ------
+    DataError
+        If a variable of the model is missing.
+    """
+    scores = logits(model.network, model.transforms.apply(sequences))
+    probabilities: npt.NDArray[np.float64] = scores.double().softmax(dim=1).numpy()
+    return probabilities
+
+
+def save_model(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model file.
+
+    Parameters
+    ----------
+    model : Model
+    path : path
+        The file; an older one is replaced.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be written there.
+    """
+    meta = {
+        "network": model.network.config.model_dump(mode="json"),
+        "variables": list(model.variables),
+        "transforms": model.transforms.to_dict(),
+        "classes": list(model.class_names),
+        "signal": model.signal,
+        "data": model.data.model_dump(mode="json"),
+        "sequence": model.sequence.model_dump(mode="json"),
+        "training": dict(model.training),
+    }
+    write_model_file(path, {k: v.numpy() for k, v in model.network.state_dict().items()}, meta)
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, foreign, or from a newer version.
+    """
+    path = Path(path)
+    file = read_model_file(path)
+    meta = file.meta
+    try:
+        # from JSON: in strict mode a list is then good for a tuple
+        config = NetworkConfig.model_validate_json(json.dumps(meta["network"]))
+        data = DataConfig.model_validate_json(json.dumps(meta["data"]))
+        sequence = SequenceConfig.model_validate_json(json.dumps(meta["sequence"]))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ModelFileError(f"{path}: the header cannot be used: {key}: {first['msg']}") from None
+    if data.class_names != tuple(meta["classes"]):
+        raise ModelFileError(f"{path}: 'classes' and 'data' in the header disagree")
+    try:
+        transforms = FittedTransforms.from_dict(meta["transforms"])
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: the header cannot be used: {error}") from None
+    if transforms.names != tuple(meta["variables"]):
+        raise ModelFileError(f"{path}: 'variables' and 'transforms' in the header disagree")
+    weights = {name: torch.from_numpy(weight) for name, weight in file.weights.items()}
+    dtype = next(iter(weights.values())).dtype
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing; leave no trace of it
+        network = Network(config, len(meta["variables"]), len(meta["classes"]), dtype=dtype)
+    network.load_state_dict(weights)
+    return Model(
+        network=network.eval(),
+        transforms=transforms,
+        data=data,
+        sequence=sequence,
+        training=meta["training"],
+    )

@@ -1,0 +1,239 @@
+"""From a config to a trained model in a run's folder.
+
+`train` reads the data, splits it, fits the transforms on the training events, fits the network, and writes
+
+- ``model.safetensors``: the weights of the best epoch so far, with all that is needed to apply them;
+- ``history.json``: the numbers of every epoch so far;
+- ``config.yaml``: the config with every default, from which the run can be repeated and evaluated.
+
+These are written after each epoch that gives something new, each aside and renamed: a training that is
+interrupted or killed leaves the best model it had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from timelike import data, kernels
+from timelike.config import Config, TrainingConfig, load_config
+from timelike.data.split import split
+from timelike.data.transforms import FittedTransforms
+from timelike.errors import ConfigError
+from timelike.files import replacing
+from timelike.fit import Epoch, fit
+from timelike.model import Model, Network, save_model
+from timelike.progress import Progress, Silent
+from timelike.sequences import Sequences
+
+__all__ = ["CONFIG", "HISTORY", "MODEL", "TrainingInterrupted", "TrainingResult", "read_splits", "train"]
+
+# Names of files in a run's folder
+CONFIG, HISTORY, MODEL = "config.yaml", "history.json", "model.safetensors"
+_OF_EVALUATION = ("metrics.json", "report.html")
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A training was interrupted; the message says what it leaves."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a training leaves."""
+
+    folder: Path
+    model: Model  # with the weights of the best epoch
+    history: tuple[Epoch, ...]
+    best: Epoch
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs, without reading and writing."""
+        return sum(epoch.seconds for epoch in self.history)
+
+
+def train(config: Config | str | Path, *, progress: Progress | None = None) -> TrainingResult:
+    """Train the network of a config and write the run's folder.
+
+    The same config on the same machine gives the same weights to the bit.
+
+    Parameters
+    ----------
+    config : Config or path
+        What to do, or the file that says so.
+    progress : Progress, optional
+        Where to show how it goes; see `timelike.progress`. Nothing is shown when not given.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    ConfigError
+        If the config cannot be carried out or the folder cannot be written.
+    DataError
+        If the files do not hold what the config says.
+    TrainingError
+        If the loss is no longer a finite number.
+    TrainingInterrupted
+        On Ctrl-C during the fit.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    progress = Silent() if progress is None else progress
+    folder = config.run_folder
+    _check_writable(folder)
+    splits = read_splits(config)
+    transforms = FittedTransforms.fit(splits["train"], config.data)
+    with _settings(config.training):
+        names = config.data.class_names
+        network = Network(
+            config.network, splits["train"].n_variables, len(names), dtype=_dtype(config.training)
+        )
+        run = _Run(folder, config, network, transforms, splits)
+        progress.say(_about_data(splits, names))
+        progress.say(f"network: {run.model().n_parameters:,} parameters; kernels for {kernels.isa()}")
+        try:
+            result = fit(
+                network,
+                transforms.apply(splits["train"]),
+                transforms.apply(splits["validation"]),
+                config.training,
+                class_names=names,
+                signal=config.data.signal_name,
+                progress=progress,
+                on_epoch=run.write,
+            )
+        except KeyboardInterrupt:
+            raise TrainingInterrupted(run.left()) from None
+    model = run.model(result.history, result.best, complete=True)
+    save_model(model, folder / MODEL)
+    return TrainingResult(folder, model, result.history, result.best)
+
+
+def read_splits(config: Config) -> dict[str, Sequences]:
+    """Read the events of a config and share them out.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    dict of str to Sequences
+        "train", "validation" and "test"; not transformed.
+
+    Raises
+    ------
+    DataError
+        If the files do not hold what the config says.
+    """
+    dtype = config.training.dtype
+    sequences = data.read(config.data, config.sequence, base=config.base, dtype=dtype)
+    indices = split(sequences, config.split, class_names=config.data.class_names)
+    return {name: sequences[index] for name, index in indices.items()}
+
+
+class _Run:
+    """The folder of a run, and what goes into it after each epoch."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        network: Network,
+        transforms: FittedTransforms,
+        splits: dict[str, Sequences],
+    ) -> None:
+        self.folder, self.config, self.network, self.transforms = folder, config, network, transforms
+        self.events = {name: len(part) for name, part in splits.items()}
+        self.best: Epoch | None = None
+
+    def model(
+        self, history: tuple[Epoch, ...] = (), best: Epoch | None = None, *, complete: bool = False
+    ) -> Model:
+        """Put together the network as it is now and all else that a model needs."""
+        record = {
+            "events": self.events,
+            "epochs": len(history),
+            "best": asdict(best) if best else None,
+            "seconds": round(sum(epoch.seconds for epoch in history), 3),
+            "complete": complete,
+            "config": self.config.training.model_dump(mode="json"),
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+            "kernels": kernels.isa(),
+        }
+        data, sequence = self.config.data, self.config.sequence
+        return Model(self.network, self.transforms, data, sequence, record)
+
+    def write(self, history: tuple[Epoch, ...], improved: bool) -> None:
+        """Write what the last epoch has changed."""
+        if len(history) == 1:
+            self._begin()
+        if improved:
+            self.best = history[-1]
+            save_model(self.model(history, self.best), self.folder / MODEL)
+        with replacing(self.folder / HISTORY) as part:
+            part.write_text(json.dumps([asdict(epoch) for epoch in history], indent=1) + "\n")
+
+    def _begin(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        for name in _OF_EVALUATION:  # they would be about another model now
+            (self.folder / name).unlink(missing_ok=True)
+        with replacing(self.folder / CONFIG) as part:
+            part.write_text(self.config.written_for(self.folder), encoding="utf-8")
+
+    def left(self) -> str:
+        """Say what an interrupted training leaves."""
+        if self.best is None:
+            return "nothing was written, the first epoch was not done"
+        return f"the best model so far, of epoch {self.best.epoch}, is in {self.folder / MODEL}"
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise before the work if the folder cannot be made or written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"cannot make the folder {folder}: {existing} is not a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write in {existing}: permission denied")
+
+
+@contextmanager
+def _settings(config: TrainingConfig) -> Iterator[None]:
+    """Set threads and seed for a while; the caller's own are untouched afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _dtype(config: TrainingConfig) -> torch.dtype:
+    return {"float32": torch.float32, "float64": torch.float64}[config.dtype]
+
+
+def _about_data(splits: dict[str, Sequences], class_names: tuple[str, ...]) -> str:
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
+    labels = np.concatenate([part.labels for part in splits.values() if part.labels is not None])
+    classes = ", ".join(
+        f"{count:,} {name}"
+        for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True)
+    )
+    steps = sum(part.n_rows for part in splits.values())
+    width = splits["train"].n_variables
+    return f"data: {len(labels):,} events ({classes}; {counts}), {steps:,} steps of {width} variables"

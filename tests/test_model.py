@@ -1,0 +1,234 @@
+"""The network of a config, its pooling, its predictions, and the way through a model file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+
+from timelike import model as model_module
+from timelike.config import DataConfig, NetworkConfig, SequenceConfig
+from timelike.data.transforms import FittedTransforms
+from timelike.errors import DataError, ModelFileError
+from timelike.model import Model, Network, load_model, logits, pool, predict, ragged, save_model
+from timelike.modelfile import expected_shapes
+from timelike.nn import Ragged
+from timelike.sequences import Sequences
+
+NETWORKS = {
+    "plain": NetworkConfig.model_validate({}),
+    "mean": NetworkConfig.model_validate({"pooling": "mean"}),
+    "max, no head": NetworkConfig.model_validate_json('{"pooling": "max", "head": {"units": []}}'),
+    "deep": NetworkConfig.model_validate_json(
+        '{"recurrent": [{"units": 3, "bidirectional": true}, {"units": 4},'
+        ' {"units": 2, "bidirectional": true}], "dropout": 0.5,'
+        ' "head": {"units": [5, 4], "activation": "tanh", "dropout": 0.5}}'
+    ),
+}
+by_network = pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
+
+
+def sequences(n: int = 30, *, seed: int = 0) -> Sequences:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 9, n)
+    lengths[[1, n - 1]] = 0
+    rows = int(lengths.sum())
+    return Sequences(
+        rng.normal(3.0, 2.0, (rows, 2)), np.concatenate([[0], np.cumsum(lengths)]), names=("pt", "eta")
+    )
+
+
+def network(config: NetworkConfig, *, dtype: torch.dtype = torch.float64) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Network(config, 2, 3, dtype=dtype)
+
+
+def model(config: NetworkConfig = NETWORKS["plain"], *, dtype: torch.dtype = torch.float64) -> Model:
+    data = DataConfig.model_validate_json(
+        '{"files": ["a.root"], "variables": ["pt", "eta"], "labels": {"a": "0", "b": "1", "c": "2"}}'
+    )
+    transforms = FittedTransforms.fit(sequences())
+    return Model(network(config, dtype=dtype), transforms, data, SequenceConfig(), {"seed": 3})
+
+
+# -- pooling ------------------------------------------------------------------------------------------------
+
+ROWS = torch.tensor([[1.0, -5.0], [3.0, -1.0], [-2.0, -4.0]], dtype=torch.float64)
+OFFSETS = torch.tensor([0, 2, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("mean", [[2.0, -3.0], [0.0, 0.0], [-2.0, -4.0]]),
+        ("max", [[3.0, -1.0], [0.0, 0.0], [-2.0, -4.0]]),
+        ("last", [[7.0, 8.0], [9.0, 10.0], [11.0, 12.0]]),
+    ],
+)
+def test_pooling_by_hand(how: str, expected: list[list[float]]) -> None:
+    final = torch.tensor([[[7.0], [9.0], [11.0]], [[8.0], [10.0], [12.0]]])  # two directions of one unit
+    pooled = pool(Ragged(ROWS, OFFSETS), final, how)
+    assert pooled.tolist() == expected
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_gradient_of_pooling(how: str) -> None:
+    rows = ROWS.clone().requires_grad_()
+
+    def pooled(values: torch.Tensor) -> torch.Tensor:
+        return pool(Ragged(values, OFFSETS), torch.empty(1, 3, 2), how)
+
+    assert torch.autograd.gradcheck(pooled, (rows,))
+
+
+# -- network ------------------------------------------------------------------------------------------------
+
+
+@by_network
+def test_tensors_are_those_that_the_model_file_expects(config: NetworkConfig) -> None:
+    shapes = {name: tuple(value.shape) for name, value in network(config).state_dict().items()}
+    assert shapes == expected_shapes(config.model_dump(mode="json"), 2, 3)
+
+
+@by_network
+def test_a_sequence_is_judged_alone(config: NetworkConfig) -> None:
+    net, batch = network(config), sequences()
+    together = logits(net, batch)
+    assert together.shape == (30, 3)
+    assert together.isfinite().all()
+    scale = together.abs().max()
+    for b in range(len(batch)):
+        alone = logits(net, batch[b : b + 1])[0]
+        # only the head's matrix products, of at most 32 terms each, may round differently
+        assert (alone - together[b]).abs().max() <= 100 * torch.finfo(torch.float64).eps * scale
+
+
+@by_network
+def test_a_sequence_without_steps_is_the_head_of_zeros(config: NetworkConfig) -> None:
+    net = network(config).eval()
+    empty = Sequences(np.zeros((0, 2)), [0, 0, 0])
+    width = net.head[0].in_features
+    x = torch.zeros(2, width, dtype=torch.float64)
+    for layer in net.head[:-1]:
+        x = {"relu": torch.relu, "tanh": torch.tanh}[config.head.activation](layer(x))
+    torch.testing.assert_close(logits(net, empty), net.head[-1](x).detach(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_scores_do_not_depend_on_how_they_are_batched(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    net, batch = network(NETWORKS["deep"]), sequences()
+    whole = logits(net, batch)
+    monkeypatch.setattr(model_module, "_ROWS_AT_ONCE", rows)
+    torch.testing.assert_close(logits(net, batch), whole, rtol=1e-13, atol=1e-15)
+
+
+def test_dropout_is_for_training_only() -> None:
+    net, batch = network(NETWORKS["deep"]), ragged(sequences(), torch.float64)
+    net.train()
+    assert not torch.equal(net(batch), net(batch))
+    assert torch.equal(logits(net, sequences()), logits(net, sequences()))
+    assert net.training
+    net.eval()
+    logits(net, sequences())
+    assert not net.training
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "gelu", "silu"])
+def test_activations(activation: str) -> None:
+    config = NetworkConfig.model_validate_json(f'{{"head": {{"units": [4], "activation": "{activation}"}}}}')
+    net = network(config)
+    kind = {"relu": "ReLU", "tanh": "Tanh", "elu": "ELU", "gelu": "GELU", "silu": "SiLU"}[activation]
+    pooled = net.recurrent[0](ragged(sequences(), torch.float64))[1][0][0]
+    expected = net.head[1](getattr(torch.nn, kind)()(net.head[0](pooled)))
+    torch.testing.assert_close(logits(net, sequences()), expected.detach(), rtol=1e-13, atol=1e-15)
+
+
+def test_read_only_rows_are_taken() -> None:
+    batch = sequences()
+    values = batch.values.copy()
+    values.flags.writeable = False
+    frozen = batch.replace(values=values)
+    assert torch.equal(logits(network(NETWORKS["plain"]), frozen), logits(network(NETWORKS["plain"]), batch))
+
+
+# -- predictions --------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_probabilities_of_transformed_rows() -> None:
+    m, batch = model(), sequences()
+    scores = predict(m, batch)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores.sum(axis=1), 1.0, rtol=1e-14)
+    by_hand = batch.replace(values=(batch.values - m.transforms.mean) / m.transforms.scale)
+    expected = torch.softmax(logits(m.network, by_hand), 1).numpy()
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+
+
+def test_variables_are_matched_by_name() -> None:
+    m, batch = model(), sequences()
+    noise = np.random.default_rng(1).normal(size=(batch.n_rows, 1))
+    values = np.concatenate([batch.values[:, ::-1], noise], axis=1)
+    other = batch.replace(values=values, names=("eta", "pt", "noise"))
+    np.testing.assert_array_equal(predict(m, other), predict(m, batch))
+    with pytest.raises(DataError, match="'eta'"):
+        predict(m, batch.replace(names=("pt", "phi")))
+
+
+def test_nothing_gives_no_scores() -> None:
+    assert predict(model(), sequences()[:0]).shape == (0, 3)
+
+
+# -- files --------------------------------------------------------------------------------------------------
+
+
+@by_network
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_comes_back_the_same_to_the_bit(
+    tmp_path: Path, config: NetworkConfig, dtype: torch.dtype
+) -> None:
+    m = model(config, dtype=dtype)
+    batch = sequences().replace(values=sequences().values.astype(m.dtype))
+    save_model(m, tmp_path / "m.safetensors")
+    before = torch.get_rng_state()
+    again = load_model(tmp_path / "m.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(predict(again, batch), predict(m, batch))
+    assert again.class_names == ("a", "b", "c")
+    assert again.signal == "c"
+    assert again.variables == ("pt", "eta")
+    assert again.data == m.data
+    assert again.training == {"seed": 3}
+    assert again.n_parameters == m.n_parameters == sum(p.numel() for p in m.network.parameters())
+
+
+HEADERS = {
+    "network key": ({"network": {"recurrent": [{"cell": "lstm", "units": 32, "bidirectional": False}],
+                                 "head": {"units": [32]}, "poolin": "max"}}, "poolin: "),
+    "classes": ({"classes": ["a", "b", "x"], "signal": "x"}, "'classes' and 'data' in the header disagree"),
+    "transforms": ({"transforms": {}}, "the header cannot be used: transforms: "),
+    "variables": ({"variables": ["eta", "pt"]}, "'variables' and 'transforms' in the header disagree"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), HEADERS.values(), ids=HEADERS)
+def test_a_header_that_contradicts_itself_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(model(), path)
+    content = path.read_bytes()
+    header = json.loads(
+        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["timelike"]
+    )
+    path.write_bytes(save(load(content), metadata={"timelike": json.dumps({**header, **changes})}))
+    with pytest.raises(ModelFileError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

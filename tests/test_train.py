@@ -1,0 +1,386 @@
+"""Training: batches, weights, the loop, what is written, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from timelike import fit as fit_module
+from timelike.config import Config, NetworkConfig, TrainingConfig, load_config
+from timelike.errors import ConfigError, DataError
+from timelike.fit import (
+    Batch,
+    ShuffledBatches,
+    TrainingError,
+    event_weights,
+    fit,
+    make_optimiser,
+    train_step,
+    weighted_cross_entropy,
+)
+from timelike.model import Network, load_model, logits, predict
+from timelike.nn import Ragged
+from timelike.progress import Silent
+from timelike.sequences import Sequences
+from timelike.train import TrainingInterrupted, read_splits, train
+
+
+def toys(n: int = 60, *, weights: Any = None) -> Sequences:
+    """Sequences whose rows carry the number of their sequence."""
+    lengths = np.arange(n) % 4
+    rows = np.repeat(np.arange(n), lengths).astype(np.float32)
+    return Sequences(
+        np.stack([rows, -rows], axis=1),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        labels=np.arange(n) % 2,
+        weights=weights,
+    )
+
+
+def training(**changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate_json(json.dumps(changes))
+
+
+def network(seed: int = 0, *, n_variables: int = 2) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = NetworkConfig.model_validate_json('{"recurrent": [{"units": 4}], "head": {"units": [3]}}')
+        return Network(config, n_variables, 2)
+
+
+# -- weights ------------------------------------------------------------------------------------------------
+
+LABELS = Sequences(np.zeros((0, 1)), np.zeros(5, int), labels=[0, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "balance", "expected"),
+    [
+        (None, False, [1, 1, 1, 1]),
+        (None, True, [2 / 3, 2 / 3, 2 / 3, 2]),
+        ([1, 2, -1, 4], False, [2 / 3, 4 / 3, -2 / 3, 8 / 3]),
+        ([1, 2, -1, 4], True, [1, 2, -1, 2]),
+    ],
+)
+def test_event_weights_by_hand(given: Any, balance: bool, expected: list[float]) -> None:
+    events = LABELS.replace(weights=given)
+    scaled = event_weights(events, ("a", "b"), balance=balance, where="train")
+    np.testing.assert_allclose(scaled, expected, rtol=1e-15)
+    assert math.isclose(scaled.sum(), 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "balance", "said"),
+    [
+        ([1, 1, 1, 0], "ab", True, "^train: the weights of the 1 events of class 'b' sum to 0;"),
+        ([1, 1, -3, 1], "ab", True, "^train: the weights of the 3 events of class 'a' sum to -1;"),
+        ([0, 0, 0, 0], "ab", False, "^train: the event weights sum to 0; a positive sum is needed"),
+        (None, "abc", True, "^train: no event of class 'c' among 4$"),
+    ],
+)  # fmt: skip
+def test_weights_that_cannot_be_scaled(given: Any, names: str, balance: bool, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        event_weights(LABELS.replace(weights=given), tuple(names), balance=balance, where="train")
+
+
+def test_loss_by_hand() -> None:
+    scores = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]], dtype=torch.float64)
+    labels, weights = torch.tensor([0, 1]), torch.tensor([2.0, -0.5], dtype=torch.float64)
+    loss = weighted_cross_entropy(scores, labels, weights)
+    assert math.isclose(loss.item(), (2 * math.log(2) - 0.5 * math.log(4)) / 2, rel_tol=1e-15)
+
+
+# -- batches ------------------------------------------------------------------------------------------------
+
+
+def batches(events: Sequences, size: int, *, seed: int = 0) -> ShuffledBatches:
+    weights = np.arange(len(events), dtype=np.float64)
+    return ShuffledBatches(events, weights, batch_size=size, dtype=torch.float32, seed=seed)
+
+
+@pytest.mark.parametrize("size", [1, 7, 60, 100])
+@pytest.mark.parametrize("at_once", [1, 2, 64])
+def test_an_epoch_holds_every_event_once(monkeypatch: pytest.MonkeyPatch, size: int, at_once: int) -> None:
+    monkeypatch.setattr(fit_module, "_BATCHES_AT_ONCE", at_once)
+    events = toys()
+    source = batches(events, size)
+    seen: list[int] = []
+    for batch, expected_size in zip(source, source.sizes.tolist(), strict=True):
+        numbers = batch.weights.long()
+        assert len(numbers) == len(batch.labels) == len(batch.rows.offsets) - 1 == expected_size <= size
+        assert torch.equal(batch.labels, numbers % 2)
+        assert torch.equal(batch.rows.offsets.diff(), numbers % 4)
+        rows = torch.repeat_interleave(numbers, numbers % 4).float()
+        assert torch.equal(batch.rows.values, torch.stack([rows, -rows], 1))
+        seen += numbers.tolist()
+    assert sorted(seen) == list(range(60))
+    assert source.sizes.max() - source.sizes.min() <= 1
+
+
+def test_the_order_is_new_in_every_epoch_and_set_by_the_seed() -> None:
+    def order(source: ShuffledBatches) -> list[float]:
+        return torch.cat([batch.weights for batch in source]).tolist()
+
+    one, same, other = batches(toys(), 7), batches(toys(), 7), batches(toys(), 7, seed=1)
+    first, second = order(one), order(one)
+    assert first != second
+    assert [order(same), order(same)] == [first, second]
+    assert order(other) != first
+
+
+# -- steps --------------------------------------------------------------------------------------------------
+
+
+def a_batch() -> Batch:
+    rows = Ragged(torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 4, 4, 9]))
+    return Batch(rows, torch.tensor([0, 1, 1]), torch.tensor([1.0, 2.0, 0.5]))
+
+
+OPTIMISERS = {
+    "adam": ({"beta1": 0.8, "epsilon": 1e-6}, torch.optim.Adam, {"betas": (0.8, 0.999), "eps": 1e-6}),
+    "adamw": ({"name": "adamw", "weight_decay": 0.1}, torch.optim.AdamW, {"weight_decay": 0.1}),
+    "sgd": ({"name": "sgd", "nesterov": True}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": ({"name": "rmsprop", "momentum": 0.1}, torch.optim.RMSprop, {"momentum": 0.1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "kind", "arguments"), OPTIMISERS.values(), ids=OPTIMISERS)
+def test_a_step_is_that_of_the_optimiser(given: Any, kind: Any, arguments: Any) -> None:
+    ours, theirs = network(), network()
+    optimiser = make_optimiser(ours, training(optimiser={"learning_rate": 0.05, **given}))
+    plain = kind(theirs.parameters(), lr=0.05, **arguments)
+    for _ in range(3):
+        train_step(ours, optimiser, a_batch(), None)
+        plain.zero_grad()
+        weighted_cross_entropy(theirs(a_batch().rows), a_batch().labels, a_batch().weights).backward()
+        plain.step()
+    for mine, expected, before in zip(
+        ours.parameters(), theirs.parameters(), network().parameters(), strict=True
+    ):
+        assert not torch.equal(mine, before)
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_clipped() -> None:
+    def length_of_step(clip: float | None) -> float:
+        net = network()
+        before = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+        config = training(optimiser={"name": "sgd", "learning_rate": 1.0, "momentum": 0.0})
+        train_step(net, make_optimiser(net, config), a_batch(), clip)
+        after = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+        return float((after - before).norm())
+
+    free = length_of_step(None)
+    assert free > 0.02
+    assert length_of_step(0.01) == pytest.approx(0.01, rel=1e-4)
+    assert length_of_step(2 * free) == free
+
+
+# -- epochs -------------------------------------------------------------------------------------------------
+
+
+def fitted(config: TrainingConfig, net: Network | None = None, **more: Any) -> Any:
+    names = {"class_names": ("a", "b"), "signal": "b"}
+    return fit(net or network(), toys(), toys(20), config, **names, **more)
+
+
+def rates(**changes: Any) -> list[float]:
+    config = training(early_stopping=None, batch_size=30, optimiser={"learning_rate": 0.1}, **changes)
+    return [epoch.learning_rate for epoch in fitted(config).history]
+
+
+def test_schedules() -> None:
+    assert rates(epochs=3) == [0.1, 0.1, 0.1]
+    cosine = rates(epochs=4, schedule={"name": "cosine", "final": 0.1})
+    expected = [0.01 + 0.09 * (1 + math.cos(math.pi * k / 4)) / 2 for k in (1, 2, 3, 4)]
+    assert cosine == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_plateau_schedule_waits_for_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.4, 0.5])
+    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (next(losses), 0.5))
+    # at the end of an epoch; it falls for the next one, after two that were not better
+    got = rates(epochs=8, schedule={"name": "plateau", "factor": 0.5, "patience": 2})
+    assert got == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+@pytest.mark.parametrize(
+    ("metric", "best", "epochs"),
+    [("loss", 2, 4), ("auc", 4, 6)],
+)
+def test_it_stops_early_and_keeps_the_best(
+    monkeypatch: pytest.MonkeyPatch, metric: str, best: int, epochs: int
+) -> None:
+    judged = iter([(1.0, 0.5), (0.5, 0.6), (0.5, 0.5), (0.6, 0.9), (0.4, 0.8), (0.3, 0.7), (0.2, 0.6)])
+    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: next(judged))
+    net = network()
+    after: list[dict[str, torch.Tensor]] = []
+    result = fitted(
+        training(epochs=7, early_stopping={"patience": 2, "metric": metric}),
+        net,
+        on_epoch=lambda history, improved: after.append(
+            {name: value.clone() for name, value in net.state_dict().items()}
+        ),
+    )
+    assert (result.best.epoch, len(result.history)) == (best, epochs)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, after[best - 1][name])
+        assert not torch.equal(value, after[best][name])
+
+
+def test_without_early_stopping_all_epochs_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (1.0, 0.5))
+    result = fitted(training(epochs=9, early_stopping=None))
+    assert (result.best.epoch, len(result.history)) == (1, 9)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_events() -> None:
+    # with a rate this small the weights stay as they are, so the mean over batches is that over events
+    net = network()
+    result = fitted(training(epochs=1, batch_size=7, optimiser={"name": "sgd", "learning_rate": 1e-30}), net)
+    scores, labels = logits(net, toys()), torch.arange(60) % 2
+    assert result.history[0].train_loss == pytest.approx(
+        torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-6
+    )
+    scores, labels = logits(net, toys(20)), torch.arange(20) % 2
+    assert result.history[0].validation_loss == pytest.approx(
+        torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("clip", [None, 5.0])
+def test_a_loss_that_is_no_number_stops_it(clip: float | None) -> None:
+    config = training(
+        epochs=3, batch_size=10, clip_norm=clip, optimiser={"name": "sgd", "learning_rate": 1e38}
+    )
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch 1, batch [2-6] of 6; .* 1e\+38"):
+        fitted(config)
+
+
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
+def weights_in(folder: Path) -> bytes:
+    state = load_model(folder / "model.safetensors").network.state_dict()
+    return b"".join(value.numpy().tobytes() for value in state.values())
+
+
+def test_a_run_learns_and_is_written(toy_config: Path) -> None:
+    result = train(toy_config)
+    folder = toy_config.parent / "run"
+    assert result.folder == folder
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "history.json", "model.safetensors"]
+    assert result.best.validation_auc > 0.9
+    history = json.loads((folder / "history.json").read_text())
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert set(history[0]) == {
+        "epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds"
+    }  # fmt: skip
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    model = load_model(folder / "model.safetensors")
+    assert model.training["complete"] is True
+    assert model.training["events"] == {"train": 168, "validation": 24, "test": 48}
+    assert model.training["best"]["epoch"] == result.best.epoch
+
+
+def test_transforms_are_fitted_on_training_events_only(toy_config: Path) -> None:
+    model = train(toy_config).model
+    events = read_splits(load_config(toy_config))["train"]
+    weights = np.abs(np.repeat(events.weights, events.lengths))
+    mean = np.average(events.values.astype(np.float64), axis=0, weights=weights)
+    np.testing.assert_allclose(model.transforms.mean, mean, rtol=1e-12)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(toy_config: Path) -> None:
+    def run(name: str, **changes: Any) -> bytes:
+        overrides = {"output": name, "training.epochs": 2, "network.head.dropout": 0.2, **changes}
+        train(load_config(toy_config, overrides=overrides))
+        return weights_in(toy_config.parent / name)
+
+    first = run("a")
+    torch.rand(3)  # whatever the caller has drawn
+    assert run("b") == first
+    assert run("c", **{"training.seed": 1}) != first
+    train(toy_config.parent / "a" / "config.yaml")  # the run's own config repeats it
+    assert weights_in(toy_config.parent / "a") == first
+
+
+def test_the_callers_settings_stay(toy_config: Path) -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    train(load_config(toy_config, overrides={"training.epochs": 1, "training.threads": threads + 1}))
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_float64(toy_config: Path) -> None:
+    result = train(load_config(toy_config, overrides={"training.epochs": 1, "training.dtype": "float64"}))
+    model = load_model(result.folder / "model.safetensors")
+    assert model.dtype == np.float64
+    assert read_splits(load_config(result.folder / "config.yaml"))["test"].values.dtype == np.float64
+
+
+class _Interrupted(Silent):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.left = epoch - 1
+
+    def batch(self) -> None:
+        if not self.left:
+            raise KeyboardInterrupt
+
+    def epoch(self, record: Mapping[str, float], *, improved: bool) -> None:
+        self.left -= 1
+
+
+def test_an_interrupted_run_leaves_its_best_model(toy_config: Path) -> None:
+    with pytest.raises(TrainingInterrupted, match=r"of epoch 2, is in .*model\.safetensors"):
+        train(toy_config, progress=_Interrupted(3))
+    folder = toy_config.parent / "run"
+    model = load_model(folder / "model.safetensors")
+    assert model.training["best"]["epoch"] == 2
+    assert model.training["complete"] is False
+    assert len(json.loads((folder / "history.json").read_text())) == 2
+    scores = predict(model, read_splits(load_config(folder / "config.yaml"))["test"])
+    assert np.isfinite(scores).all()
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_run_that_is_interrupted_or_fails_in_its_first_epoch_writes_nothing(toy_config: Path) -> None:
+    with pytest.raises(TrainingInterrupted, match="nothing was written"):
+        train(toy_config, progress=_Interrupted(1))
+    wild = {"training.optimiser": {"name": "sgd", "learning_rate": 1e38}}
+    with pytest.raises(TrainingError):
+        train(load_config(toy_config, overrides=wild))
+    assert not (toy_config.parent / "run").exists()
+
+
+def test_a_new_run_takes_away_the_report_of_the_old_one(toy_config: Path) -> None:
+    folder = toy_config.parent / "run"
+    folder.mkdir()
+    for name in ("metrics.json", "report.html", "notes.txt"):
+        (folder / name).write_text("old")
+    train(load_config(toy_config, overrides={"training.epochs": 1}))
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "history.json", "model.safetensors", "notes.txt"
+    }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_data_are_read(toy_config: Path) -> None:
+    (toy_config.parent / "toy.root").unlink()
+    (toy_config.parent / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the folder .*file/run: .*file is not a directory"):
+        train(load_config(toy_config, overrides={"output": "file/run"}))
+
+
+def test_a_config_made_in_python(toy_config: Path) -> None:
+    values = load_config(toy_config).model_dump(mode="json")
+    config = Config.from_dict({**values, "output": "other"}, base=toy_config.parent)
+    assert train(config).folder == toy_config.parent / "other"
