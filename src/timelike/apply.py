@@ -1,0 +1,96 @@
+"""Applying a model to files of events: scores beside event numbers and observers, one row per event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from timelike import data
+from timelike.data.write import check_table_path, write_table
+from timelike.errors import ConfigError
+from timelike.model import Model, load_model, predict
+
+__all__ = ["Application", "apply"]
+
+_ONE_TABLE = (".parquet", ".pq", ".npz", ".npy")  # such a file has no trees to choose from
+
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """What an application gives."""
+
+    output: Path
+    columns: dict[str, npt.NDArray[Any]]  # as written
+
+
+def apply(
+    model: Model | str | Path,
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    treename: str | None = None,
+    select: bool = False,
+) -> Application:
+    """Compute the scores of all events of files and write them as a table.
+
+    Parameters
+    ----------
+    model : Model or path
+        A model or its file.
+    files : sequence of paths
+        Files of events, globs allowed, of the same layout as those of the training; labels and weights are
+        not needed. Branches are found by name, so their order is free.
+    output : path
+        The table: ``.root`` or ``.parquet``. It has the columns ``event_number``, ``score_<class>`` for each
+        class, and the observers; one row per event, in input order.
+    treename : str, optional
+        The tree to read, where it is not the one of the training.
+    select : bool
+        Keep only events that pass the training's selection. By default every event has its row, so that the
+        table can stand beside the input as it is.
+
+    Returns
+    -------
+    Application
+        The table and where it is.
+
+    Raises
+    ------
+    ConfigError
+        If the output has another suffix or cannot be written.
+    DataError
+        If a variable is missing or a file does not hold what it should.
+    ModelFileError
+        If the model cannot be read.
+    """
+    output = Path(output)
+    check_table_path(output)
+    if not files:
+        raise ConfigError("no input files")
+    model = model if isinstance(model, Model) else load_model(model)
+    paths = [Path(name) for name in files]
+    if treename is None and not all(path.suffix.lower() in _ONE_TABLE for path in paths):
+        treename = model.data.treename
+    how = {"treename": treename, "selection": model.data.selection if select else None}
+    events = data.read(
+        model.data.model_copy(update=how),
+        model.sequence,
+        files=paths,
+        labelled=False,
+        dtype=model.dtype,
+    )
+    scores = predict(model, events)
+    numbers = np.arange(len(events)) if events.events is None else events.events
+    columns = {"event_number": numbers}
+    columns |= {f"score_{name}": scores[:, index] for index, name in enumerate(model.class_names)}
+    for name, observer in events.observers.items():
+        if name in columns:
+            raise ConfigError(f"{output}: the observer {name!r} has the name of a column of scores")
+        columns[name] = observer
+    write_table(output, columns)
+    return Application(output, columns)

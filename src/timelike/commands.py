@@ -1,0 +1,277 @@
+"""The commands: what they take and what they say. The work is elsewhere, and imported when it begins.
+
+`timelike --help` and `timelike info` answer without importing PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from timelike import __version__
+from timelike.errors import ConfigError, require
+
+typer = require("typer", "train")
+
+__all__ = ["run"]
+
+# What typer raises for an option or argument that it cannot use; it has no name of its own there.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="timelike",
+    help="Train, evaluate and apply recurrent networks on sequences of events.",
+    epilog="""\b
+Examples:
+  timelike train jets.yaml             read, split, fit: the model goes to runs/jets
+  timelike evaluate runs/jets          ROC, AUC, overtraining: runs/jets/report.html
+  timelike apply runs/jets/model.safetensors --input more.root -o scores.root
+  timelike info                        version, instruction set, what is installed
+
+\b
+`timelike COMMAND --help` tells more of each.""",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: help is also read in pipes and log files
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def run(argv: list[str]) -> int:
+    """Run a command line and give its exit code; errors are raised.
+
+    Raises
+    ------
+    ConfigError
+        For an option or argument that does not exist or cannot be used.
+    KeyboardInterrupt
+        With what a training leaves as its message.
+    """
+    try:
+        code = app(argv or ["--help"], prog_name="timelike", standalone_mode=False)
+    except _Interrupted as interrupt:
+        raise KeyboardInterrupt(*interrupt.args) from None
+    except typer.Abort:  # of older versions of typer, on Ctrl-C
+        raise KeyboardInterrupt from None
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        message: str = error.format_message()  # type: ignore[attr-defined]
+        hint = f" (see {context.command_path} --help)" if context else ""
+        raise ConfigError(message[:1].lower() + message[1:].rstrip(".") + hint) from None
+    if code == 130:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+class _Interrupted(Exception):
+    """Carries the message of a KeyboardInterrupt past typer, which turns these into an exit code."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"timelike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()  # type: ignore[untyped-decorator]
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    short_help="Train the network of a config.",
+    epilog="""\b
+The config names files, variables and labels; all else has defaults. The least that is needed:
+  data:
+    files: jets.root
+    variables: [part_pt, part_eta, part_phi]
+    labels: {qcd: "label == 0", top: "label == 1"}
+
+\b
+Examples:
+  timelike train jets.yaml
+  timelike train jets.yaml --epochs 2 --output /tmp/quick
+
+Paths in the config start from its folder. Ctrl-C ends the training; the best model so far stays.""",
+)  # type: ignore[untyped-decorator]
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file that describes the run.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The run's folder, instead of the config's."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Instead of training.epochs.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Instead of training.seed.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Instead of training.threads.")
+    ] = None,
+) -> None:
+    """Train the network of a config: model, history and config go to the run's folder."""
+    from timelike.config import load_config
+
+    given = {
+        "output": None if output is None else str(output.absolute()),
+        "training.epochs": epochs,
+        "training.seed": seed,
+        "training.threads": threads,
+    }
+    checked = load_config(config, overrides={key: value for key, value in given.items() if value is not None})
+
+    from timelike import progress
+    from timelike.train import MODEL, TrainingInterrupted, train
+
+    try:
+        result = train(checked, progress=progress.on())
+    except TrainingInterrupted as interrupt:
+        raise _Interrupted(str(interrupt)) from None
+    best, folder = result.best, _shown(result.folder)
+    typer.echo(
+        f"best epoch {best.epoch} of {len(result.history)}: validation loss {best.validation_loss:.4f}, "
+        f"AUC {best.validation_auc:.4f}; {result.seconds:.1f} s"
+    )
+    typer.echo(f"model: {folder / MODEL}")
+    typer.echo(f"next: timelike evaluate {folder}")
+
+
+@app.command(
+    short_help="Make metrics, figures and report of a run.",
+    epilog="""\b
+Example:
+  timelike evaluate runs/jets
+
+Events are read and split again as the run's config says, and scored by its model. The numbers go to
+metrics.json, the figures to figures/, and both to report.html, in the run's folder.""",
+)  # type: ignore[untyped-decorator]
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `timelike train` wrote.")],
+) -> None:
+    """Evaluate a run on its test and training events: metrics, figures, report."""
+    from timelike.runs import evaluate_run
+
+    evaluation = evaluate_run(folder)
+    for line in _figures_of_merit(evaluation.metrics):
+        typer.echo(line)
+    typer.echo(f"report: {_shown(evaluation.report)}")
+
+
+@app.command(
+    short_help="Compute the scores of files of events.",
+    epilog="""\b
+Examples:
+  timelike apply runs/jets/model.safetensors --input data.root -o scores.root
+  timelike apply runs/jets/model.safetensors --input day1.root day2.root -o scores.parquet
+
+\b
+The table has one row per event, in input order, and the columns
+  event_number       as the training's config says, else the running number of the entry
+  score_<class>      probability of each class
+  <observer>         the observers of the training's config
+
+Branches are found by name; labels and weights are not needed.""",
+)  # type: ignore[untyped-decorator]
+def apply(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="FILES", help="More input files.")] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="FILES...", help="Files of events; globs allowed."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The table: .root or .parquet.")
+    ] = None,
+    treename: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The tree to read, where it is not the training's.")
+    ] = None,
+    select: Annotated[
+        bool, typer.Option("--select", help="Keep only events that pass the training's selection.")
+    ] = False,
+) -> None:
+    """Apply a model to files of events: scores beside event numbers and observers."""
+    inputs = [*(files or ()), *(more or ())]
+    if not inputs:
+        raise ConfigError("no input: timelike apply MODEL --input FILES... -o scores.root")
+    if output is None:
+        raise ConfigError("no output: timelike apply MODEL --input FILES... -o scores.root")
+
+    from timelike.apply import apply
+
+    done = apply(model, inputs, output, treename=treename, select=select)
+    count = len(done.columns["event_number"])
+    typer.echo(f"scores of {count:,} events: {_shown(done.output)} ({', '.join(done.columns)})")
+
+
+@app.command(short_help="Show version, instruction set and what is installed.")  # type: ignore[untyped-decorator]
+def info() -> None:
+    """Show version, active instruction set, processors, and what of each extra is installed."""
+    from timelike import kernels
+
+    lines = {
+        "timelike": __version__,
+        "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        "kernels": f"{kernels.isa()} (compiled and runnable: {', '.join(kernels.available())}; "
+        "TIMELIKE_ISA chooses)",
+        "processors": str(_processors()),
+    }
+    lines |= {extra: ", ".join(parts) for extra, parts in _extras().items()}
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def _processors() -> int:
+    """Count processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _extras() -> dict[str, list[str]]:
+    """Name what the package and each extra need, with the version that is there."""
+    extras: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("timelike") or ():
+        match = re.match(r"([\w.-]+)(?:.*;.*extra == ['\"](\w+)['\"])?", requirement)
+        if match is None or match[1] == "timelike":
+            continue
+        try:
+            version = importlib.metadata.version(match[1])
+        except importlib.metadata.PackageNotFoundError:
+            version = "missing"
+        extras.setdefault(f"[{match[2]}]" if match[2] else "base", []).append(f"{match[1]} {version}")
+    return extras
+
+
+def _figures_of_merit(metrics: dict[str, Any]) -> list[str]:
+    """Lines of what one wants to know first, test beside train."""
+    test, train = metrics["test"], metrics["train"]
+    lines = [f"AUC {_with_error(test['auc'])} (train {_with_error(train['auc'])})"]
+    for key in test["signal_efficiency"]:
+        at = key.rpartition("_")[2]
+        here, there = test["signal_efficiency"][key], train["signal_efficiency"][key]
+        lines.append(
+            f"signal efficiency at background {at}: {_with_error(here)} (train {_with_error(there)})"
+        )
+    for key in test["rejection"]:
+        at = key.rpartition("_")[2]
+        lines.append(f"background rejection at signal {at}: {_with_error(test['rejection'][key], digits=1)}")
+    return lines
+
+
+def _with_error(number: dict[str, Any], *, digits: int = 4) -> str:
+    value, error = number["value"], number["error"]
+    if value is None:
+        return f"more than {number['lower_limit']:.{digits}f}"
+    return f"{value:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
+
+
+def _shown(path: Path) -> Path:
+    """Give a path as seen from here where that is shorter."""
+    relative = Path(os.path.relpath(path))
+    return relative if len(str(relative)) < len(str(path)) else path

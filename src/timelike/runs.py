@@ -1,0 +1,143 @@
+"""Evaluating the run in a folder: predictions of its events, metrics, figures, report.
+
+Nothing of a training needs to be kept for it but the model and the config: events are read and split again,
+which gives the same splits, and predictions are made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timelike import __version__, kernels
+from timelike.config import Config, load_config
+from timelike.errors import ConfigError, DataError
+from timelike.evaluate import Predictions, evaluate
+from timelike.model import Model, load_model, predict
+from timelike.report import write_report
+from timelike.sequences import Sequences
+from timelike.train import CONFIG, HISTORY, MODEL, read_splits
+
+__all__ = ["Evaluation", "evaluate_run", "predictions_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation gives."""
+
+    metrics: dict[str, Any]  # as in metrics.json
+    report: Path  # report.html
+
+
+def evaluate_run(folder: str | Path) -> Evaluation:
+    """Evaluate the model of a run on its test and training events, and write the report.
+
+    Parameters
+    ----------
+    folder : path
+        The folder that `timelike.train.train` wrote.
+
+    Returns
+    -------
+    Evaluation
+        The metrics, and where the report is. ``metrics.json``, ``report.html`` and ``figures`` are written
+        into the folder.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is not that of a run, or cannot be written.
+    DataError
+        If the run's files do not hold what its config says, or there are no test events.
+    ModelFileError
+        If the model cannot be read.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, MODEL, HISTORY):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
+    config = load_config(folder / CONFIG)
+    model = load_model(folder / MODEL)
+    history = _history(folder / HISTORY)
+    splits = read_splits(config)
+    if not len(splits["test"]):
+        raise DataError(f"{folder}: the split leaves no test events")
+    predictions = {name: predictions_of(model, splits[name]) for name in ("train", "test")}
+    metrics = evaluate(
+        predictions,
+        model.class_names,
+        signal=model.signal,
+        n_bootstrap=config.evaluation.bootstrap,
+        seed=config.evaluation.seed,
+    )
+    report = write_report(
+        folder,
+        metrics=metrics,
+        predictions=predictions,
+        class_names=model.class_names,
+        signal=model.signal,
+        history=history,
+        config_text=(folder / CONFIG).read_text(encoding="utf-8"),
+        summary=_summary(config, model, splits),
+    )
+    return Evaluation(metrics, report)
+
+
+def predictions_of(model: Model, sequences: Sequences) -> Predictions:
+    """Put a model's scores of labelled events beside what they are.
+
+    Parameters
+    ----------
+    model : Model
+    sequences : Sequences
+        As read, with labels.
+
+    Raises
+    ------
+    DataError
+        If the events have no labels, or a variable of the model is missing.
+    """
+    if sequences.labels is None:
+        raise DataError("the events have no labels")
+    n = len(sequences)
+    return Predictions(
+        scores=predict(model, sequences),
+        labels=sequences.labels,
+        weights=np.ones(n) if sequences.weights is None else sequences.weights,
+        events=np.arange(n) if sequences.events is None else sequences.events,
+    )
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    try:
+        history: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    return history
+
+
+def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> dict[str, str | int | float]:
+    record = model.training
+    layers = ", ".join(
+        f"{layer.cell} {layer.units}{' bidirectional' if layer.bidirectional else ''}"
+        for layer in config.network.recurrent
+    )
+    return {
+        "network": f"{layers}; {config.network.pooling} step; dense {list(config.network.head.units)}",
+        "n_parameters": model.n_parameters,
+        **{f"n_{name}": len(part) for name, part in splits.items()},
+        "steps": sum(part.n_rows for part in splits.values()),
+        "variables": ", ".join(model.variables),
+        "epochs": record.get("epochs", 0),
+        "best_epoch": (record.get("best") or {}).get("epoch", 0),
+        "seconds": record.get("seconds", 0.0),
+        "threads": os.cpu_count() or 1,
+        "isa": kernels.isa(),
+        "version": __version__,
+    }
