@@ -17,11 +17,11 @@ import pyarrow.parquet
 import pytest
 import uproot
 
-from conftest import N_EVENTS, TOY_CONFIG, toy_columns, write_root
 from timelike import __version__, kernels
 from timelike import train as train_module
 from timelike.cli import main
 from timelike.train import train
+from toys import N_EVENTS, TOY_CONFIG, toy_columns, write_root
 
 Capture = pytest.CaptureFixture[str]
 
