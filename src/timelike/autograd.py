@@ -4,7 +4,11 @@ Use `timelike.nn`; this module is the bridge below it. `layer` runs one layer, i
 over a batch. Its derivatives come from the native backpropagation through time; derivatives of these come
 from `composition`, the same equations in PyTorch's own operations, which runs then alone.
 
-Letters: ``B`` sequences, ``N`` rows (steps of all sequences), ``D`` inputs, ``H`` units, ``K`` directions.
+The kernels are called with addresses: all buffers are either allocated here or checked in `layer`, and for a
+short sequence the checks of `timelike.kernels` would cost more than the layer.
+
+Letters: ``B`` sequences, ``N`` rows (steps of all sequences), ``D`` inputs, ``H`` units, ``G`` gates,
+``K`` directions.
 """
 
 from __future__ import annotations
@@ -17,54 +21,64 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from timelike import kernels
 from timelike.kernels import Packed, Rows
 
-__all__ = ["PackedWeights", "composition", "layer"]
+__all__ = ["LayerWeights", "composition", "layer"]
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
-class PackedWeights:
-    """The weights of one layer and direction, packed once per change of their values.
+class LayerWeights:
+    """Weights of a layer at one moment: a copy, packed for the kernels.
 
-    A change is seen by comparing all bits with a copy. Nothing less sees every change: the version counter
-    of a tensor misses ``parameter.data.mul_(2)``, NumPy views, memory shared with another process, and
-    another tensor at the same address. The comparison reads the weights once, as one step of the layer
-    does too.
+    What is packed is the copy, so that backward uses the weights that forward used, whatever has become of
+    the caller's in between.
 
-    What is packed is the copy: backward uses the weights that forward used, whatever has become of the
-    caller's in between.
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        ``W, U`` or ``W, U, b_ih, b_hh`` of each direction, one direction after another.
+    n_directions : int
     """
 
-    __slots__ = ("_held",)
+    __slots__ = ("_copies", "dtype", "input_size", "itemsize", "n_gates", "packed", "packed_forward", "units")
 
-    def __init__(self) -> None:
-        self._held: tuple[Packed, tuple[Tensor, ...]] | None = None  # one name: two threads may meet here
+    def __init__(self, weights: Sequence[Tensor], n_directions: int) -> None:
+        copies = [w.detach().clone(memory_format=torch.contiguous_format) for w in weights]
+        n = len(copies) // n_directions
+        self.packed = tuple(Packed(*copies[k * n : (k + 1) * n]) for k in range(n_directions))
+        self.packed_forward = tuple(_address(p.forward) for p in self.packed)
+        self._copies = [(w, w.data_ptr(), w.nbytes, w.dtype, w.shape) for w in copies]
+        self.dtype, self.itemsize = copies[0].dtype, copies[0].itemsize
+        first = self.packed[0]
+        self.input_size, self.units, self.n_gates = first.input_size, first.units, first.n_gates
 
-    def of(self, weights: Sequence[Tensor]) -> Packed:
-        """Packed form of ``W, U`` or ``W, U, b_ih, b_hh``."""
-        held = self._held
-        if held is not None and len(held[1]) == len(weights) and all(map(_same_bits, held[1], weights)):
-            return held[0]
-        copies = tuple(w.detach().clone(memory_format=torch.contiguous_format) for w in weights)
-        packed = Packed(*copies)
-        self._held = packed, copies
-        return packed
+    def hold(self, weights: Sequence[Tensor]) -> bool:
+        """Whether these are the same weights, bit by bit.
+
+        Nothing less than all bits tells: the version counter of a tensor misses ``parameter.data.mul_(2)``,
+        NumPy views, memory shared with another process, and another tensor at the same address. It costs
+        one reading of the weights, as each step of the layer does.
+        """
+        if len(weights) != len(self._copies):
+            return False
+        for weight, (_, address, size, dtype, shape) in zip(weights, self._copies, strict=True):
+            if weight.dtype is not dtype or weight.shape != shape or not weight.is_cpu:
+                return False
+            same = weight if weight.is_contiguous() else weight.detach().contiguous()
+            if _memcmp(address, same.data_ptr(), size):
+                return False
+        return True
 
 
-def _same_bits(copy: Tensor, weight: Tensor) -> bool:
-    if weight.dtype != copy.dtype or weight.shape != copy.shape or not weight.is_cpu:
-        return False
-    if not weight.is_contiguous():
-        weight = weight.detach().contiguous()
-    return bool(_memcmp(copy.data_ptr(), weight.data_ptr(), copy.nbytes) == 0)
+def _address(array: Any) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def layer(
+    held: LayerWeights,
     rows: Rows,
-    packed: Sequence[Packed],
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
@@ -74,16 +88,16 @@ def layer(
 
     Parameters
     ----------
+    held : LayerWeights
+        The weights as they are now.
     rows : Rows
         Where the steps lie in the rows of `x`.
-    packed : sequence of K Packed
-        The weights, packed, of each direction.
     x : Tensor, shape (..., D)
         Inputs; all axes but the last together are the N rows.
     h0, c0 : Tensor, shape (K, B, H), optional
         Initial states, by default zeros.
     weights : sequence of Tensor
-        What was packed: ``W, U`` or ``W, U, b_ih, b_hh`` of each direction, one after another.
+        The tensors that get the gradients.
 
     Returns
     -------
@@ -91,24 +105,50 @@ def layer(
         Hidden states; zero in rows that belong to no step.
     hT, cT : Tensor, shape (K, B, H)
         Last states of each sequence, in each direction.
+
+    Raises
+    ------
+    ValueError
+        For a tensor of another type, device or shape than the weights and rows ask for.
     """
-    x = _dense_rows(x)
-    h0 = None if h0 is None else h0.contiguous()
-    c0 = None if c0 is None else c0.contiguous()
-    # Forward-mode tangents live on tensors that require no gradient: Function sees them, and says no.
-    inputs = (x, h0, c0, *weights)
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    if differentiable or forward_ad._current_level >= 0:
-        y, hT, cT = _Layer.apply(rows, packed, x, h0, c0, *weights)  # type: ignore[no-untyped-call]
-        return y, hT, cT
-    return _forward(rows, packed, x, h0, c0, tape=False)[:3]
+    x = _dense(x)
+    D = held.input_size
+    if x.dtype is not held.dtype or not x.is_cpu or x.shape[-1] != D or x.numel() != rows.n_rows * D:
+        raise ValueError(f"x: {_described(x)}, expected {rows.n_rows} rows of {D}, {held.dtype} on the CPU")
+    if h0 is not None or c0 is not None:
+        states = (len(held.packed), rows.n_sequences, held.units)
+        h0, c0 = _state("h0", h0, held.dtype, states), _state("c0", c0, held.dtype, states)
+    # Tangents of forward mode live on tensors that require no gradient: Function sees them, and refuses.
+    if (
+        torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *weights)
+    ) or forward_ad._current_level >= 0:
+        y, hT, cT = _Layer.apply(held, rows, x, h0, c0, *weights)  # type: ignore[no-untyped-call]
+    else:
+        y, hT, cT, _ = _forward(held, rows, x, h0, c0, tape=False)
+    return y, hT, cT
 
 
-def _dense_rows(x: Tensor) -> Tensor:
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
+
+
+def _dense(x: Tensor) -> Tensor:
     """Give `x` where its rows are contiguous and lie at one distance, else a copy of it."""
     if x.is_contiguous() or (x.dim() == 2 and x.stride(1) == 1):
-        return x
+        return x.resolve_neg()
     return x.contiguous()
+
+
+def _state(name: str, state: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor | None:
+    if state is None:
+        return None
+    if state.dtype is not dtype or not state.is_cpu or state.shape != shape:
+        raise ValueError(f"{name}: {_described(state)}, expected {shape}, {dtype} on the CPU")
+    return state.contiguous().resolve_neg()
+
+
+def _described(x: Tensor) -> str:
+    return f"{tuple(x.shape)}, {x.dtype} on {x.device}"
 
 
 class _Layer(torch.autograd.Function):
@@ -117,27 +157,25 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        held: LayerWeights,
         rows: Rows,
-        packed: Sequence[Packed],
         x: Tensor,
         h0: Tensor | None,
         c0: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needed = any(ctx.needs_input_grad)
-        y, hT, cT, gates, cells = _forward(rows, packed, x, h0, c0, tape=needed)
-        if needed:
-            ctx.rows, ctx.packed = rows, packed
-            # The weights are saved so that autograd sees when they are changed before backward.
-            ctx.save_for_backward(y, gates, cells, x, h0, c0, *weights)
-            ctx.set_materialize_grads(False)
+        y, hT, cT, tape = _forward(held, rows, x, h0, c0, tape=True)
+        ctx.held, ctx.rows = held, rows
+        # The weights are saved so that autograd sees when they are changed before backward.
+        ctx.save_for_backward(y, tape, x, h0, c0, *weights)
+        ctx.set_materialize_grads(False)
         return y, hT, cT
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None) -> Any:
-        needs = ctx.needs_input_grad[2:]
         run = _LayerGradient.apply if torch.is_grad_enabled() else _backward
-        return None, None, *run(ctx.rows, ctx.packed, needs, dy, dhT, dcT, *ctx.saved_tensors)
+        needs = ctx.needs_input_grad[2:]
+        return None, None, *run(ctx.held, ctx.rows, needs, dy, dhT, dcT, *ctx.saved_tensors)
 
 
 class _LayerGradient(torch.autograd.Function):
@@ -146,29 +184,25 @@ class _LayerGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        held: LayerWeights,
         rows: Rows,
-        packed: Sequence[Packed],
         needs: Sequence[bool],
         dy: Tensor | None,
         dhT: Tensor | None,
         dcT: Tensor | None,
         y: Tensor,
-        gates: Tensor,
-        cells: Tensor,
-        x: Tensor,
-        h0: Tensor | None,
-        c0: Tensor | None,
-        *weights: Tensor,
+        tape: Tensor,
+        *inputs: Any,  # x, h0, c0, weights
     ) -> tuple[Tensor | None, ...]:
-        ctx.rows, ctx.n_directions, ctx.needs = rows, len(packed), needs
-        ctx.save_for_backward(dy, dhT, dcT, x, h0, c0, *weights)
+        ctx.rows, ctx.n_directions, ctx.needs = rows, len(held.packed), needs
+        ctx.save_for_backward(dy, dhT, dcT, *inputs)
         ctx.set_materialize_grads(False)
-        return _backward(rows, packed, needs, dy, dhT, dcT, y, gates, cells, x, h0, c0, *weights)
+        return _backward(held, rows, needs, dy, dhT, dcT, y, tape, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         higher = torch.is_grad_enabled()
-        needs = ctx.needs_input_grad[3:6] + ctx.needs_input_grad[9:]
+        needs = ctx.needs_input_grad[3:6] + ctx.needs_input_grad[8:]
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
             # Views, so that the derivative by one of them does not run through another that depends on it.
             given: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
@@ -176,7 +210,7 @@ class _LayerGradient(torch.autograd.Function):
             outputs = composition(ctx.rows, ctx.n_directions, *inputs)
             first = _derivatives(outputs, d_outputs, inputs, ctx.needs, create_graph=True)
             second = _derivatives(first, upstream, given, needs, create_graph=higher)
-        return None, None, None, *second[:3], None, None, None, *second[3:]
+        return None, None, None, *second[:3], None, None, *second[3:]
 
 
 def _derivatives(
@@ -203,97 +237,84 @@ def _derivatives(
 
 
 def _forward(
-    rows: Rows, packed: Sequence[Packed], x: Tensor, h0: Tensor | None, c0: Tensor | None, *, tape: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    N, B, K, H = rows.n_rows, rows.n_sequences, len(packed), packed[0].units
+    held: LayerWeights, rows: Rows, x: Tensor, h0: Tensor | None, c0: Tensor | None, *, tape: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """``y, hT, cT`` and the tape [K, N (G + 1) H]: gates [N, G H], then cells [N, H] of each direction."""
+    N, B, K = rows.n_rows, rows.n_sequences, len(held.packed)
+    D, H, G = held.input_size, held.units, held.n_gates
     y = (x.new_empty if rows.complete else x.new_zeros)((*x.shape[:-1], K * H))
     hT, cT = x.new_empty((K, B, H)), x.new_empty((K, B, H))
-    gates = x.new_empty((K, N, packed[0].n_gates * H)) if tape else None
-    cells = x.new_empty((K, N, H)) if tape else None
-    x_rows, y_rows = x.view(N, x.shape[-1]), y.view(N, K * H)
-    for k, weights in enumerate(packed):
-        kernels.forward(
-            weights,
-            rows,
-            x_rows,
-            y_rows if K == 1 else y_rows[:, k * H : (k + 1) * H],
-            h0=None if h0 is None else h0[k],
-            c0=None if c0 is None else c0[k],
-            hT=hT[k],
-            cT=cT[k],
-            gates=None if gates is None else gates[k],
-            cells=None if cells is None else cells[k],
-            reverse=k == 1,
-        )
-    return y, hT, cT, gates, cells
+    record = x.new_empty((K, N * (G + 1) * H)) if tape else None
+    state, unit = B * H * held.itemsize, H * held.itemsize
+    ldx = _row_distance(x)
+    for k, packed in enumerate(held.packed):
+        gates = k * N * (G + 1) * unit
+        packed.layer.forward(
+            rows.native, k == 1, D, H, held.packed_forward[k],
+            _at(x), ldx, _at(h0, k * state), _at(c0, k * state), _at(y, k * unit), K * H,
+            _at(hT, k * state), _at(cT, k * state), _at(record, gates), _at(record, gates + N * G * unit),
+        )  # fmt: skip
+    return y, hT, cT, record
 
 
 def _backward(
+    held: LayerWeights,
     rows: Rows,
-    packed: Sequence[Packed],
     needs: Sequence[bool],
     dy: Tensor | None,
     dhT: Tensor | None,
     dcT: Tensor | None,
     y: Tensor,
-    gates: Tensor,
-    cells: Tensor,
+    tape: Tensor,
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
     *weights: Tensor,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``x, h0, c0, *weights``, of those that `needs` names."""
-    N, K, H = rows.n_rows, len(packed), packed[0].units
     if dy is None and dhT is None and dcT is None:
         return (None,) * len(needs)
-    per_direction = len(weights) // K
+    N, B, K = rows.n_rows, rows.n_sequences, len(held.packed)
+    D, H, G = held.input_size, held.units, held.n_gates
     dx = (x.new_empty if rows.complete else x.new_zeros)(x.shape) if needs[0] else None
-    dh0 = torch.empty_like(h0) if h0 is not None and needs[1] else None
-    dc0 = torch.empty_like(c0) if c0 is not None and needs[2] else None
+    dh0 = x.new_empty((K, B, H)) if needs[1] else None
+    dc0 = x.new_empty((K, B, H)) if needs[2] else None
+    if dy is not None:
+        dy = _dense(dy)
+    dhT, dcT = (None if d is None else d.contiguous().resolve_neg() for d in (dhT, dcT))
+
+    state, unit = B * H * held.itemsize, H * held.itemsize
+    ldx, lddy = _row_distance(x), 0 if dy is None else _row_distance(dy)
+    n = len(weights) // K
     d_weights: list[Tensor | None] = []
-    x_rows, y_rows = x.view(N, x.shape[-1]), y.view(N, K * H)
-    dx_rows = None if dx is None else dx.view(N, x.shape[-1])
-    dy_rows = None if dy is None else dy.reshape(N, K * H)
-    if dy_rows is not None and dy_rows.stride(1) != 1:
-        dy_rows = dy_rows.contiguous()
-    dhT = None if dhT is None else dhT.contiguous()
-    dcT = None if dcT is None else dcT.contiguous()
-    for k in range(K):
-        units = slice(k * H, (k + 1) * H)
-        mine = slice(k * per_direction, (k + 1) * per_direction)
-        W, U, *biases = weights[mine]
-        wanted = needs[3:][mine]
+    for k, packed in enumerate(held.packed):
+        wanted = needs[3 + k * n : 3 + (k + 1) * n]
         dW = dU = db = None
         if any(wanted):
-            dW, dU = W.new_empty(W.shape), U.new_empty(U.shape)
-            db = W.new_empty(W.shape[:1])
-        kernels.backward(
-            packed[k],
-            rows,
-            x_rows,
-            y_rows[:, units],
-            gates[k],
-            cells[k],
-            h0=None if h0 is None else h0[k],
-            c0=None if c0 is None else c0[k],
-            dy=None if dy_rows is None else dy_rows[:, units],
-            dhT=None if dhT is None else dhT[k],
-            dcT=None if dcT is None else dcT[k],
-            dx=dx_rows,
-            add_dx=k == 1,
-            dW=dW,
-            dU=dU,
-            db=db,
-            dh0=None if dh0 is None else dh0[k],
-            dc0=None if dc0 is None else dc0[k],
-            reverse=k == 1,
-        )
-        found = [dW, dU, db, db][: 2 + len(biases)]
-        if biases and all(wanted[2:]) and db is not None:
-            found[3] = db.clone()  # two gradients that share memory would be clipped twice
+            dW, dU, db = x.new_empty((G * H, D)), x.new_empty((G * H, H)), x.new_empty(G * H)
+        gates = k * N * (G + 1) * unit
+        packed.layer.backward(
+            rows.native, k == 1, D, H, _address(packed.backward),
+            _at(x), ldx, _at(h0, k * state), _at(c0, k * state), _at(y, k * unit), K * H,
+            _at(tape, gates), _at(tape, gates + N * G * unit),
+            _at(dy, k * unit), lddy, _at(dhT, k * state), _at(dcT, k * state), _at(dx), D, k == 1,
+            _at(dW), _at(dU), _at(db), _at(dh0, k * state), _at(dc0, k * state), 0,
+        )  # fmt: skip
+        found = [dW, dU, db, db][:n]
+        if db is not None and n == 4 and all(wanted[2:]):
+            found[3] = db.clone()  # gradients that share memory would be scaled twice in place
         d_weights += [d if need else None for d, need in zip(found, wanted, strict=True)]
     return dx, dh0, dc0, *d_weights
+
+
+def _at(x: Tensor | None, offset: int = 0) -> int:
+    """Address `offset` bytes into a tensor; 0 for None."""
+    return 0 if x is None else x.data_ptr() + offset
+
+
+def _row_distance(x: Tensor) -> int:
+    """Elements from one row of a dense tensor to the next."""
+    return x.stride(0) if x.dim() == 2 else x.shape[-1]
 
 
 def composition(

@@ -16,60 +16,21 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from timelike import autograd
-from timelike.kernels import Rows
-from timelike.sequences import Sequences
+from timelike.autograd import LayerWeights
+from timelike.layouts import Batch, Expected, Ragged, batch_of, conform
 
 __all__ = ["LSTM", "Ragged"]
 
 _DTYPES = (torch.float32, torch.float64)
-_DENSE_AXES = (2, 3)
 
 States: TypeAlias = tuple[Tensor, Tensor]
-
-
-class Ragged(NamedTuple):
-    """Sequences of different lengths, one after another, without padding.
-
-    Step ``t`` of sequence ``b`` is ``values[offsets[b] + t]``.
-
-    Parameters
-    ----------
-    values : Tensor, shape (N, D)
-        Steps of all sequences.
-    offsets : Tensor, shape (B + 1,), int64, on the CPU
-        From 0 to N, never falling. A sequence may have no steps.
-
-    Examples
-    --------
-    >>> lstm = LSTM(3, 4)
-    >>> output, (h_n, c_n) = lstm(Ragged(torch.randn(5, 3), torch.tensor([0, 2, 2, 5])))
-    >>> output.values.shape, h_n.shape
-    (torch.Size([5, 4]), torch.Size([1, 3, 4]))
-    """
-
-    values: Tensor
-    offsets: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """A batch in whatever layout it came."""
-
-    x: Tensor  # (..., D), all axes but the last together are the rows
-    rows: Rows
-    output: Callable[[Tensor], Any]  # puts (..., K H) into the layout of the input
-    order: Tensor | None = None  # the caller's sequences in the order of `rows`
-    inverse: Tensor | None = None
-    unbatched: bool = False
 
 
 class _Recurrent(nn.Module):
@@ -105,7 +66,7 @@ class _Recurrent(nn.Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         rows = self._n_gates * hidden_size
-        self._all_weights: list[list[str]] = []  # names, per layer and direction
+        self._names: list[list[str]] = []  # of the parameters of each layer, one direction after the other
         for layer in range(num_layers):
             columns = input_size if layer == 0 else hidden_size * self._n_directions
             shapes: dict[str, tuple[int, ...]] = {
@@ -114,13 +75,13 @@ class _Recurrent(nn.Module):
             }
             if bias:
                 shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            self._names.append([])
             for suffix in ("", "_reverse")[: self._n_directions]:
-                names = [f"{name}_l{layer}{suffix}" for name in shapes]
-                for name, shape in zip(names, shapes.values(), strict=True):
+                for name, shape in shapes.items():
                     values = torch.empty(shape, device=device, dtype=dtype)
-                    self.register_parameter(name, nn.Parameter(values))
-                self._all_weights.append(names)
-        self._packed = [autograd.PackedWeights() for _ in self._all_weights]
+                    self.register_parameter(f"{name}_l{layer}{suffix}", nn.Parameter(values))
+                    self._names[layer].append(f"{name}_l{layer}{suffix}")
+        self._held: list[LayerWeights | None] = [None] * num_layers
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -135,7 +96,9 @@ class _Recurrent(nn.Module):
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """Parameters of each layer and direction, as in `torch.nn`."""
-        return [self._weights(names) for names in self._all_weights]
+        n = len(self._names[0]) // self._n_directions
+        weights = [[getattr(self, name) for name in names] for names in self._names]
+        return [of_layer[k : k + n] for of_layer in weights for k in range(0, len(of_layer), n)]
 
     @property
     def _n_directions(self) -> int:
@@ -143,186 +106,81 @@ class _Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         """Arguments that differ from the defaults, as in `torch.nn`."""
-        defaults = {
-            "num_layers": 1,
-            "bias": True,
-            "batch_first": False,
-            "dropout": 0.0,
-            "bidirectional": False,
-        }
-        given = [f"{k}={getattr(self, k)}" for k, default in defaults.items() if getattr(self, k) != default]
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        given = [f"{name}={getattr(self, name)}" for name in usual if getattr(self, name) != usual[name]]
         return ", ".join([str(self.input_size), str(self.hidden_size), *given])
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_packed"]  # made from the parameters at the next call
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._packed = [autograd.PackedWeights() for _ in self._all_weights]
+        # What is packed is made again from the parameters at the next call.
+        return self.__dict__ | {"_held": [None] * self.num_layers}
 
     # Weights
 
-    def _weights(self, names: Sequence[str]) -> list[Tensor]:
-        """Tensors of these names, whoever put them there: parametrisations make attributes of them."""
-        found = [self._parameters.get(name) for name in names]
-        return [getattr(self, name) if w is None else w for name, w in zip(names, found, strict=True)]
-
-    def _check_weights(self, weights: Sequence[Tensor]) -> None:
-        weight = weights[0]
-        if not weight.is_cpu:
+    def _weights(self) -> list[list[Tensor]]:
+        """Weights of each layer, whoever put them there: parametrisations make attributes of them."""
+        own = self._parameters
+        try:
+            weights: Any = [[own[name] for name in names] for names in self._names]
+        except KeyError:
+            weights = [[getattr(self, name) for name in names] for names in self._names]
+        first = weights[0][0]
+        if not first.is_cpu:
             raise NotImplementedError(
-                f"{type(self).__name__}: parameters are on device {weight.device}, but these kernels "
-                "run on the CPU: use module.to('cpu'), or torch.nn there"
+                f"{self.mode}: parameters are on device {first.device}, but these kernels run on the CPU: "
+                "use module.to('cpu'), or torch.nn there"
             )
-        if weight.dtype not in _DTYPES:
+        if first.dtype not in _DTYPES:
             raise TypeError(
-                f"{type(self).__name__}: parameters are {weight.dtype}; possible: torch.float32, "
-                "torch.float64: use module.float() or module.double()"
+                f"{self.mode}: parameters are {first.dtype}; possible: torch.float32, torch.float64: "
+                "use module.float() or module.double()"
             )
+        return weights  # type: ignore[no-any-return]
 
-    # Layouts
-
-    def _batch(self, input: Any) -> _Batch:
-        if isinstance(input, Tensor):
-            return self._nested(input) if input.is_nested else self._dense(input)
-        if isinstance(input, PackedSequence):
-            return self._packed_sequence(input)
-        if isinstance(input, Sequences):
-            input = _ragged_of(input)
-        if isinstance(input, Ragged):
-            return self._ragged(input)
-        raise TypeError(
-            f"{type(self).__name__}: input is {type(input).__name__}; "
-            "possible: Tensor, PackedSequence, Ragged, Sequences, jagged nested tensor"
-        )
-
-    def _dense(self, x: Tensor) -> _Batch:
-        if x.dim() not in _DENSE_AXES:
-            raise ValueError(f"{self.mode}: Expected input to be 2D or 3D, got {x.dim()}D instead")
-        x = self._checked(x)
-        unbatched = x.dim() == 2
-        if unbatched:
-            T, rows = x.shape[0], Rows.time_major(x.shape[0], 1)
-        elif self.batch_first:
-            T, rows = x.shape[1], Rows.batch_major(x.shape[0], x.shape[1])
-        else:
-            T, rows = x.shape[0], Rows.time_major(x.shape[0], x.shape[1])
-        if T == 0:
-            raise RuntimeError(
-                f"{self.mode}: Expected sequence length to be larger than 0, got input of shape "
-                f"{tuple(x.shape)}; use Ragged for sequences without steps"
-            )
-        return _Batch(x, rows, lambda y: y, unbatched=unbatched)
-
-    def _packed_sequence(self, packed: PackedSequence) -> _Batch:
-        if packed.data.dim() != 2:
-            raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
-        return _Batch(
-            self._checked(packed.data),
-            Rows.packed(packed.batch_sizes.numpy()),
-            lambda y: PackedSequence(y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices),
-            packed.sorted_indices,
-            packed.unsorted_indices,
-        )
-
-    def _ragged(self, ragged: Ragged) -> _Batch:
-        values, offsets = ragged
-        if values.dim() != 2:
-            raise ValueError(f"{self.mode}: Expected Ragged.values to be 2D, got {values.dim()}D instead")
-        if offsets.dtype != torch.int64 or not offsets.is_cpu or offsets.dim() != 1 or len(offsets) == 0:
-            raise ValueError(
-                f"{self.mode}: Expected Ragged.offsets to be a 1D int64 tensor of B + 1 numbers on the CPU, "
-                f"got {tuple(offsets.shape)}, {offsets.dtype} on {offsets.device}"
-            )
-        values = self._checked(values)
-        ends = int(offsets[0]), int(offsets[-1])
-        if ends != (0, len(values)):
-            raise ValueError(
-                f"{self.mode}: Expected Ragged.offsets to go from 0 to the {len(values)} rows of values, "
-                f"got {ends[0]} to {ends[1]}"
-            )
-        return _Batch(values, Rows.ragged(offsets.numpy()), lambda y: Ragged(y, offsets))
-
-    def _nested(self, x: Tensor) -> _Batch:
-        if x.layout != torch.jagged or x.dim() != 3 or x._ragged_idx != 1:  # type: ignore[attr-defined]
-            raise ValueError(
-                f"{self.mode}: Expected a nested tensor of layout torch.jagged and shape (B, jagged, D), "
-                f"got {x.layout} and {tuple(x.shape)}"
-            )
-        offsets, lengths = x.offsets(), x.lengths()  # type: ignore[attr-defined]
-        values = self._checked(x.values())
-        if lengths is None:
-            rows = Rows.ragged(offsets.numpy())
-        else:  # a narrowed tensor: rows between the sequences belong to none
-            rows = Rows(offsets[:-1].numpy(), range(int(lengths.max())), lengths.numpy(), len(values))
-        return _Batch(values, rows, lambda y: torch.nested.nested_tensor_from_jagged(y, offsets, lengths))
-
-    def _checked(self, x: Tensor) -> Tensor:
-        """Rows of the right type and size."""
-        if x.shape[-1] != self.input_size:
-            raise RuntimeError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
-            )
-        return self._converted(x, "input", ValueError)
-
-    def _converted(self, x: Tensor, name: str, error: type[Exception]) -> Tensor:
-        weight = self._weights(self._all_weights[0][:1])[0]
-        if not x.is_cpu:
-            raise error(
-                f"{self.mode}: {name} is on device {x.device}, but the parameters are on {weight.device}"
-            )
-        if x.dtype == weight.dtype:
-            return x
-        if torch.is_autocast_enabled("cpu") and x.is_floating_point():
-            return x.to(weight.dtype)
-        raise error(
-            f"{self.mode} {name} dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert {name}: {name}.to({weight.dtype}), or convert model: model.to({x.dtype})"
-        )
+    def _hold(self, layer: int, weights: Sequence[Tensor]) -> LayerWeights:
+        """Pack the weights of a layer, unless they are those packed last."""
+        held = self._held[layer]
+        if held is None or not held.hold(weights):
+            held = self._held[layer] = LayerWeights(weights, self._n_directions)
+        return held
 
     # The walk through the layers
 
-    def _initial(self, state: Tensor | None, name: str, batch: _Batch) -> Tensor | None:
-        """Check an initial state [layers K, B, H] and put it in the order of the batch's rows."""
-        if state is None:
-            return None
+    def _initial(self, state: Tensor, name: str, batch: Batch) -> Tensor:
+        """Check an initial state and give it as [layers K, B, H], in the order of the batch's rows."""
+        if state.dim() != (2 if batch.unbatched else 3):
+            kind = "unbatched 2-D" if batch.unbatched else "batched"
+            axes = "2-D (layers, H)" if batch.unbatched else "3-D (layers, B, H)"
+            raise RuntimeError(f"For {kind} input, {name} should be {axes}, but it is {state.dim()}-D")
         if batch.unbatched:
             state = state.unsqueeze(1)
         expected = (self.num_layers * self._n_directions, batch.rows.n_sequences, self.hidden_size)
         if state.shape != expected:
             raise RuntimeError(f"Expected {name} size {expected}, got {list(state.shape)}")
-        state = self._converted(state, name, RuntimeError)
+        state = conform(state, name, self.mode, batch.x.dtype, RuntimeError)
         return state if batch.order is None else state.index_select(1, batch.order)
 
-    def _walk(self, batch: _Batch, h0: Tensor | None, c0: Tensor | None) -> tuple[Any, Tensor, Tensor]:
-        x, K, L = batch.x, self._n_directions, self.num_layers
-        hs, cs = [], []
-        for layer in range(L):
-            directions = slice(layer * K, (layer + 1) * K)
-            weights = [self._weights(names) for names in self._all_weights[directions]]
-            for w in weights:
-                self._check_weights(w)
-            packed = [p.of(w) for p, w in zip(self._packed[directions], weights, strict=True)]
-            if layer and self.dropout and self.training:
-                x = nn.functional.dropout(x, self.dropout)
-            x, h, c = autograd.layer(
-                batch.rows,
-                packed,
-                x,
-                h0 if h0 is None or L == 1 else h0[directions],
-                c0 if c0 is None or L == 1 else c0[directions],
-                [w for of_direction in weights for w in of_direction],
-            )
-            hs.append(h)
-            cs.append(c)
-        h_n, c_n = (s[0] if L == 1 else torch.cat(s) for s in (hs, cs))
+    def _walk(
+        self, batch: Batch, weights: list[list[Tensor]], h0: Tensor | None, c0: Tensor | None
+    ) -> tuple[Any, Tensor, Tensor]:
+        x, L = batch.x, self.num_layers
+        if L == 1:
+            x, h_n, c_n = autograd.layer(self._hold(0, weights[0]), batch.rows, x, h0, c0, weights[0])
+        else:
+            initial = [None if s is None else s.chunk(L) for s in (h0, c0)]
+            last = []
+            for layer in range(L):
+                if layer and self.dropout and self.training:
+                    x = nn.functional.dropout(x, self.dropout)
+                h, c = (None if s is None else s[layer] for s in initial)
+                held = self._hold(layer, weights[layer])
+                x, *states = autograd.layer(held, batch.rows, x, h, c, weights[layer])
+                last.append(states)
+            h_n, c_n = (torch.cat(s) for s in zip(*last, strict=True))
         if batch.inverse is not None:
             h_n, c_n = h_n.index_select(1, batch.inverse), c_n.index_select(1, batch.inverse)
         if batch.unbatched:
             h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
-        return batch.output(x), h_n, c_n
+        return x if batch.output is None else batch.output(x), h_n, c_n
 
 
 class LSTM(_Recurrent):
@@ -404,25 +262,22 @@ class LSTM(_Recurrent):
         (h_n, c_n) : tuple of Tensor
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
-        batch = self._batch(input)
-        h0, c0 = self._states(hx, batch)
-        output, h_n, c_n = self._walk(batch, h0, c0)
+        weights = self._weights()
+        expected = Expected(self.mode, self.input_size, weights[0][0].dtype)
+        batch = batch_of(input, expected, batch_first=self.batch_first)
+        h0 = c0 = None
+        if hx is not None:
+            h0, c0 = _pair(hx)
+            h0, c0 = self._initial(h0, "hidden[0]", batch), self._initial(c0, "hidden[1]", batch)
+        output, h_n, c_n = self._walk(batch, weights, h0, c0)
         return output, (h_n, c_n)
 
-    def _states(self, hx: States | None, batch: _Batch) -> tuple[Tensor | None, Tensor | None]:
-        if hx is None:
-            return None, None
-        if not (isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)):
-            raise TypeError(
-                f"{self.mode}: hx must be a tuple (h_0, c_0) of two tensors, got {type(hx).__name__}"
-            )
-        axes = 2 if batch.unbatched else 3
-        if any(s.dim() != axes for s in hx):
-            raise RuntimeError(
-                f"For {'unbatched 2-D' if batch.unbatched else 'batched'} input, hx and cx should also be "
-                f"{axes}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-            )
-        return self._initial(hx[0], "hidden[0]", batch), self._initial(hx[1], "hidden[1]", batch)
+
+def _pair(hx: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx):
+        return hx[0], hx[1]
+    given = [type(s).__name__ for s in hx] if isinstance(hx, (tuple, list)) else type(hx).__name__
+    raise TypeError(f"LSTM: hx must be a tuple (h_0, c_0) of two tensors, got {given}")
 
 
 def _check_arguments(
@@ -443,11 +298,8 @@ def _check_arguments(
     for name, flag in {"bias": bias, "batch_first": batch_first}.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
-    for name, size in {
-        "input_size": input_size,
-        "hidden_size": hidden_size,
-        "num_layers": num_layers,
-    }.items():
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for name, size in sizes.items():
         if not isinstance(size, int):
             raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
         if size <= 0:
@@ -464,11 +316,5 @@ def _check_arguments(
         warnings.warn(
             "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
             f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
-            stacklevel=4,
+            stacklevel=3,
         )
-
-
-def _ragged_of(sequences: Sequences) -> Ragged:
-    """Share the rows with tensors; copy them where they are read-only, which no tensor can be."""
-    values, offsets = (a if a.flags.writeable else a.copy() for a in (sequences.values, sequences.offsets))
-    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets))

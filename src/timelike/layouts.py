@@ -1,0 +1,203 @@
+"""The layouts in which a batch of sequences may come to a layer, all brought to rows and an address rule.
+
+`batch_of` reads a padded, batch-first or unbatched tensor, a `PackedSequence`, a `Ragged`, a `Sequences` or
+a jagged nested tensor. Nothing is copied or sorted: a `Batch` holds the tensor as it came, the rule by which
+the kernels find a step in it, and what turns the result back into the layout of the input.
+
+Letters: ``B`` sequences, ``T`` steps of the longest, ``N`` rows (steps of all sequences), ``D`` inputs, ``H``
+units, ``K`` directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from timelike.kernels import Rows
+from timelike.sequences import Sequences
+
+__all__ = ["Batch", "Expected", "Ragged", "batch_of", "conform"]
+
+
+class Ragged(NamedTuple):
+    """Sequences of different lengths, one after another, without padding.
+
+    Step ``t`` of sequence ``b`` is ``values[offsets[b] + t]``.
+
+    Parameters
+    ----------
+    values : Tensor, shape (N, D)
+        Steps of all sequences.
+    offsets : Tensor, shape (B + 1,), int64, on the CPU
+        From 0 to N, never falling. A sequence may have no steps.
+
+    Examples
+    --------
+    >>> from timelike.nn import LSTM
+    >>> lstm = LSTM(3, 4)
+    >>> output, (h_n, c_n) = lstm(Ragged(torch.randn(5, 3), torch.tensor([0, 2, 2, 5])))
+    >>> output.values.shape, h_n.shape
+    (torch.Size([5, 4]), torch.Size([1, 3, 4]))
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+
+class Batch(NamedTuple):
+    """A batch in the layout in which it came."""
+
+    x: Tensor  # (..., D), all axes but the last together are the rows
+    rows: Rows
+    output: Callable[[Tensor], Any] | None = None  # puts (..., K H) into the layout of the input
+    order: Tensor | None = None  # the caller's sequences in the order of `rows`; None where it is the same
+    inverse: Tensor | None = None
+    unbatched: bool = False
+
+
+class Expected(NamedTuple):
+    """What a layer asks of its input, and its name for messages."""
+
+    cell: str
+    input_size: int
+    dtype: torch.dtype
+
+
+def batch_of(input: Any, expected: Expected, *, batch_first: bool) -> Batch:
+    """Read a batch in any layout.
+
+    Parameters
+    ----------
+    input : Tensor, PackedSequence, Ragged, Sequences or jagged nested tensor
+    expected : Expected
+    batch_first : bool
+        Whether a tensor of three axes is (B, T, D) instead of (T, B, D).
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        For wrong types and axes, and for wrong sizes, as `torch.nn` has it.
+    TypeError
+        For an input of another kind.
+    """
+    if isinstance(input, Tensor):
+        return _nested(input, expected) if input.is_nested else _dense(input, expected, batch_first)
+    if isinstance(input, PackedSequence):
+        return _packed(input, expected)
+    if isinstance(input, Sequences):
+        return _ragged(_shared(input), expected)
+    if isinstance(input, Ragged):
+        return _ragged(input, expected)
+    raise TypeError(
+        f"{expected.cell}: input is {type(input).__name__}; "
+        "possible: Tensor, PackedSequence, Ragged, Sequences, jagged nested tensor"
+    )
+
+
+def _dense(x: Tensor, expected: Expected, batch_first: bool) -> Batch:
+    if x.dim() == 3:
+        B, T = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
+    elif x.dim() == 2:
+        B, T = 1, x.shape[0]
+    else:
+        raise ValueError(f"{expected.cell}: Expected input to be 2D or 3D, got {x.dim()}D instead")
+    x = _rows(x, expected)
+    if T == 0:
+        raise RuntimeError(
+            f"{expected.cell}: Expected sequence length to be larger than 0, got input of shape "
+            f"{tuple(x.shape)}; use Ragged for sequences without steps"
+        )
+    rows = Rows.batch_major(B, T) if batch_first else Rows.time_major(T, B)
+    return Batch(x, rows, unbatched=x.dim() == 2)
+
+
+def _packed(packed: PackedSequence, expected: Expected) -> Batch:
+    if packed.data.dim() != 2:
+        raise RuntimeError(
+            f"{expected.cell}: Expected packed data to be 2D, got {packed.data.dim()}D instead"
+        )
+    return Batch(
+        _rows(packed.data, expected),
+        Rows.packed(packed.batch_sizes.numpy()),
+        lambda y: PackedSequence(y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices),
+        packed.sorted_indices,
+        packed.unsorted_indices,
+    )
+
+
+def _ragged(ragged: Ragged, expected: Expected) -> Batch:
+    values, offsets = ragged
+    if values.dim() != 2:
+        raise ValueError(f"{expected.cell}: Expected Ragged.values to be 2D, got {values.dim()}D instead")
+    if offsets.dtype != torch.int64 or not offsets.is_cpu or offsets.dim() != 1 or len(offsets) == 0:
+        raise ValueError(
+            f"{expected.cell}: Expected Ragged.offsets to be a 1D int64 tensor of B + 1 numbers on the CPU, "
+            f"got {tuple(offsets.shape)}, {offsets.dtype} on {offsets.device}"
+        )
+    own = offsets.numpy().copy()  # the caller may write to theirs before backward
+    if own[0] != 0 or own[-1] != len(values):
+        raise ValueError(
+            f"{expected.cell}: Expected Ragged.offsets to go from 0 to the {len(values)} rows of values, "
+            f"got {own[0]} to {own[-1]}"
+        )
+    return Batch(_rows(values, expected), Rows.ragged(own), lambda y: Ragged(y, offsets))
+
+
+def _nested(x: Any, expected: Expected) -> Batch:
+    if x.layout != torch.jagged or x.dim() != 3 or x._ragged_idx != 1:
+        raise ValueError(
+            f"{expected.cell}: Expected a nested tensor of layout torch.jagged and shape (B, jagged, D), "
+            f"got {x.layout} of {x.dim()} axes"
+        )
+    values, offsets, lengths = x.values(), x.offsets(), x.lengths()
+    if lengths is None:
+        rows = Rows.ragged(offsets.numpy().copy())
+    else:  # of a narrowed tensor: the rows between its sequences belong to none
+        own = lengths.numpy().copy()
+        rows = Rows(offsets[:-1].numpy().copy(), np.arange(own.max(initial=0)), own, len(values))
+    return Batch(
+        _rows(values, expected),
+        rows,
+        lambda y: torch.nested.nested_tensor_from_jagged(y, offsets, lengths),
+    )
+
+
+def _shared(sequences: Sequences) -> Ragged:
+    """Share the rows with tensors; copy them where they are read-only, which no tensor can be."""
+    values, offsets = (a if a.flags.writeable else a.copy() for a in (sequences.values, sequences.offsets))
+    return Ragged(torch.from_numpy(values), torch.from_numpy(offsets))
+
+
+def _rows(x: Tensor, expected: Expected) -> Tensor:
+    """Check the type and the width of the rows."""
+    x = conform(x, "input", expected.cell, expected.dtype, ValueError)
+    if x.shape[-1] != expected.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {expected.input_size}, got {x.shape[-1]}"
+        )
+    return x
+
+
+def conform(x: Tensor, name: str, cell: str, dtype: torch.dtype, error: type[Exception]) -> Tensor:
+    """Give `x` in the type of the weights: itself, or converted where autocast lets it differ.
+
+    Raises
+    ------
+    error
+        If it has another type or lies on another device.
+    """
+    if x.dtype is dtype and x.is_cpu:
+        return x
+    if not x.is_cpu:
+        raise error(f"{cell}: {name} is on device {x.device}, but these kernels run on the CPU")
+    if torch.is_autocast_enabled("cpu") and x.is_floating_point():
+        return x.to(dtype)
+    raise error(
+        f"{cell}: {name} dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+        f"Convert {name}: {name}.to({dtype}), or convert model: model.to({x.dtype})"
+    )
