@@ -58,10 +58,13 @@ def open_hdf5(path: Path, treename: str | None) -> Iterator[Table]:
     with reading(path, "HDF5"):
         file = h5py.File(path, "r")
     with file:
-        group = _chosen(path, file, treename)
-        where = str(path) if group.name == "/" else f"{path}: group '{group.name.strip('/')}'"
+        with reading(path, "HDF5"):
+            name = _chosen(path, file, treename)
+            group = file[name]
+        where = str(path) if name == "/" else f"{path}: group '{name}'"
         with located(where):
-            columns = _columns(group)
+            with reading("the datasets", "HDF5"):
+                columns = _columns(group)
             if not columns:
                 raise DataError("holds no datasets")
             n_events = next(iter(columns.values()))().n_events
@@ -69,8 +72,8 @@ def open_hdf5(path: Path, treename: str | None) -> Iterator[Table]:
         yield Table(where, tuple(columns), n_events, lambda name: columns[name](), "dataset")
 
 
-def _chosen(path: Path, file: Any, treename: str | None) -> Any:
-    """Give the group that is asked for, or the only one."""
+def _chosen(path: Path, file: Any, treename: str | None) -> str:
+    """Give the path of the group that is asked for, or of the only one, or of the root."""
     h5py = require("h5py", "data")
     groups: list[str] = []
     file.visititems(lambda name, item: groups.append(name) if isinstance(item, h5py.Group) else None)
@@ -79,9 +82,9 @@ def _chosen(path: Path, file: Any, treename: str | None) -> Any:
         if wanted not in groups:
             what = f"'{treename}' is a dataset, not a group" if wanted in file else f"no group '{treename}'"
             raise DataError(f"{path}: {what}; {nearest(wanted, groups)}")
-        return file[wanted]
-    items = list(file.values())
-    return items[0] if len(items) == 1 and isinstance(items[0], h5py.Group) else file
+        return wanted
+    top = [name for name in groups if "/" not in name]
+    return top[0] if len(file) == len(top) == 1 else "/"
 
 
 def _columns(group: Any) -> Columns:
@@ -97,7 +100,7 @@ def _columns(group: Any) -> Columns:
             continue
         elif item.dtype.names is not None:
             columns.update({f"{name}.{key}": column for key, column in _compound_columns(item).items()})
-        elif h5py.check_vlen_dtype(item.dtype) is not None:
+        elif h5py.check_vlen_dtype(item.dtype) is not None and h5py.check_string_dtype(item.dtype) is None:
             columns[name] = partial(_variable_lengths, item)
         else:
             arrays[name] = partial(_read, item)
@@ -163,8 +166,6 @@ def _variable_lengths(dataset: Any) -> Column:
         raise DataError(f"'{dataset.name}' has shape {dataset.shape}; [events] is needed")
     with reading(f"dataset '{dataset.name}'", "HDF5"):
         arrays = dataset[...]
-    empty = np.empty(0, dtype=np.float32)
-    return Column(
-        np.concatenate([empty, *arrays]) if len(arrays) == 0 else np.concatenate(arrays),
-        offsets_of([len(a) for a in arrays]),
-    )
+    if len(arrays) == 0:
+        return Column(np.empty(0, dtype=np.float32), np.zeros(1, dtype=np.int64))
+    return Column(np.concatenate(arrays), offsets_of([len(a) for a in arrays]))

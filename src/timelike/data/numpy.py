@@ -56,18 +56,16 @@ def open_numpy(path: Path, treename: str | None) -> Iterator[Table]:
     """
     if treename is not None:
         raise DataError(f"{path}: a NumPy file is one table; treename '{treename}' has no meaning there")
-    with reading(path, "NumPy"):
-        loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        if loaded.dtype.names is None and loaded.ndim != 3:
-            raise DataError(
-                f"{path}: holds an array of shape {loaded.shape}; a structured array [events] or "
-                "a padded one [events, steps, variables] is needed"
-            )
-        arrays = {"X": loaded} if loaded.dtype.names is None else {n: loaded[n] for n in loaded.dtype.names}
-        yield _table(path, {name: partial(np.asarray, array) for name, array in arrays.items()})
-        return
-    with loaded:
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    with stream:  # ours, because np.load leaves a file that it cannot read open
+        with reading(path, "NumPy"):
+            loaded = np.load(stream, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            yield _table(path, _arrays_of(path, loaded))
+            return
 
         def load(name: str) -> Array:
             with reading(f"array '{name}'", "NumPy"):
@@ -75,6 +73,18 @@ def open_numpy(path: Path, treename: str | None) -> Iterator[Table]:
             return array
 
         yield _table(path, {name: partial(load, name) for name in loaded.files})
+
+
+def _arrays_of(path: Path, array: Array) -> dict[str, Callable[[], Array]]:
+    """Take a structured array as one array per field, a padded one as `X`."""
+    if array.dtype.names is not None:
+        return {name: partial(np.asarray, array[name]) for name in array.dtype.names}
+    if array.ndim == 3:
+        return {"X": partial(np.asarray, array)}
+    raise DataError(
+        f"{path}: holds an array of shape {array.shape}; a structured array [events] or "
+        "a padded one [events, steps, variables] is needed"
+    )
 
 
 def _table(path: Path, arrays: Mapping[str, Callable[[], Array]]) -> Table:
