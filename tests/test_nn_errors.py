@@ -1,0 +1,114 @@
+"""What timelike.nn.LSTM refuses: in one line, with torch's kind of error where torch has one."""
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+from lstm_cases import F32, F64, normal, pair
+from timelike.nn import LSTM, Ragged
+
+D, H = 5, 9
+
+
+def packed_case(width=D):
+    return pack_sequence([normal(2, width, seed=1), normal(1, width, seed=2)])
+
+
+def ragged_case(offsets, *, shape=(4, D), dtype=torch.int64):
+    return Ragged(normal(*shape, seed=1), torch.tensor(offsets, dtype=dtype))
+
+
+def with_float32_states(lstm):
+    lstm.weight_hh_l0 = torch.nn.Parameter(lstm.weight_hh_l0.float())
+    return lstm
+
+
+REFUSED_AS_BY_TORCH = {
+    "one axis": lambda m: m(normal(D, seed=1)),
+    "four axes": lambda m: m(normal(1, 1, 1, D, seed=1)),
+    "too narrow": lambda m: m(normal(2, 1, D - 1, seed=1)),
+    "float32 into float64": lambda m: m(normal(2, 1, D, seed=1, dtype=F32)),
+    "integers": lambda m: m(torch.zeros(2, 1, D, dtype=torch.int64)),
+    "no steps": lambda m: m(torch.zeros(0, 1, D, dtype=F64)),
+    "no steps, unbatched": lambda m: m(torch.zeros(0, D, dtype=F64)),
+    "h0 of other batch size": lambda m: m(normal(2, 1, D, seed=1), (torch.zeros(1, 2, H, dtype=F64),) * 2),
+    "c0 of other width": lambda m: m(
+        normal(2, 1, D, seed=1), (torch.zeros(1, 1, H, dtype=F64), torch.zeros(1, 1, H + 1, dtype=F64))
+    ),
+    "states without batch axis": lambda m: m(normal(2, 1, D, seed=1), (torch.zeros(1, H, dtype=F64),) * 2),
+    "states with batch axis": lambda m: m(normal(2, D, seed=1), (torch.zeros(1, 1, H, dtype=F64),) * 2),
+    "states of other dtype": lambda m: m(normal(2, 1, D, seed=1), (torch.zeros(1, 1, H),) * 2),
+    "bias no bool": lambda m: type(m)(D, H, bias=1),
+    "batch_first no bool": lambda m: type(m)(D, H, batch_first=0),
+    "dropout above one": lambda m: type(m)(D, H, 2, dropout=1.5),
+    "dropout a bool": lambda m: type(m)(D, H, 2, dropout=True),
+    "dropout a string": lambda m: type(m)(D, H, 2, dropout="0.5"),
+    "no inputs": lambda m: type(m)(0, H),
+    "no units": lambda m: type(m)(D, 0),
+    "inputs no int": lambda m: type(m)(3.0, H),
+    "units no int": lambda m: type(m)(D, "4"),
+    "no layers": lambda m: type(m)(D, H, 0),
+    "layers no int": lambda m: type(m)(D, H, 1.5),
+    "projection below zero": lambda m: type(m)(D, H, proj_size=-1),
+    "projection not below units": lambda m: type(m)(D, H, proj_size=H),
+    "no units given": lambda m: type(m)(D),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_AS_BY_TORCH)
+def test_refuses_with_torchs_kind_of_error(name):
+    raised = []
+    for lstm in pair(D, H):
+        with pytest.raises(Exception) as caught:  # noqa: PT011  the kinds are compared
+            REFUSED_AS_BY_TORCH[name](lstm)
+        raised.append(caught)
+    theirs, ours = raised
+    assert ours.type is theirs.type
+    message = str(ours.value)
+    assert message
+    assert "\n" not in message
+
+
+REFUSED_BY_US = {
+    "projection": (NotImplementedError, "proj_size=2", lambda m: LSTM(D, H, proj_size=2)),
+    "half asked for": (TypeError, "float16.*float32", lambda m: LSTM(D, H, dtype=torch.float16)),
+    "half made": (TypeError, "float16.*module.float", lambda m: m.half()(normal(1, 1, D, seed=1).half())),
+    "meta": (NotImplementedError, "device meta", lambda m: m.to("meta")(normal(1, 1, D, seed=1))),
+    "meta input": (ValueError, "device meta", lambda m: m(normal(1, 1, D, seed=1).to("meta"))),
+    "a list": (TypeError, "list; possible: Tensor", lambda m: m([[1.0] * D])),
+    "one state": (TypeError, r"\(h_0, c_0\)", lambda m: m(normal(1, 1, D, seed=1), torch.zeros(1, 1, H))),
+    "no c0": (TypeError, "NoneType", lambda m: m(normal(1, 1, D, seed=1), (torch.zeros(1, 1, H), None))),
+    # torch reads beyond the weights or the states in these two
+    "packed too wide": (RuntimeError, f"Expected {D}, got {D + 2}", lambda m: m(packed_case(D + 2))),
+    "packed, h0 of other batch size": (
+        RuntimeError,
+        r"hidden\[0\] size \(1, 2, 9\), got \[1, 3, 9\]",
+        lambda m: m(packed_case(), (torch.zeros(1, 3, H, dtype=F64),) * 2),
+    ),
+    "offsets too far": (ValueError, "from 0 to the 4 rows", lambda m: m(ragged_case([0, 5]))),
+    "offsets too short": (ValueError, "got 0 to 3", lambda m: m(ragged_case([0, 3]))),
+    "offsets from 1": (ValueError, "got 1 to 4", lambda m: m(ragged_case([1, 4]))),
+    "falling offsets": (ValueError, "lengths", lambda m: m(ragged_case([0, 5, 3, 4]))),
+    "no offsets": (ValueError, "B \\+ 1", lambda m: m(ragged_case([]))),
+    "int32 offsets": (ValueError, "int64", lambda m: m(ragged_case([0, 4], dtype=torch.int32))),
+    "padded in Ragged": (ValueError, "2D, got 3D", lambda m: m(ragged_case([0, 4], shape=(4, 1, D)))),
+    "strided nested": (
+        ValueError,
+        "torch.jagged",
+        lambda m: m(torch.nested.as_nested_tensor([normal(2, D, seed=1)])),
+    ),
+    "weights of two dtypes": (
+        TypeError,
+        "float32",
+        lambda m: with_float32_states(m)(normal(1, 1, D, seed=1)),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+@pytest.mark.parametrize("name", REFUSED_BY_US)
+def test_refuses_what_it_cannot_do(name):
+    kind, message, attempt = REFUSED_BY_US[name]
+    with pytest.raises(kind, match=message) as caught:
+        attempt(pair(D, H)[1])
+    assert "\n" not in str(caught.value)

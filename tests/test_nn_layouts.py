@@ -1,0 +1,240 @@
+"""Layouts of a batch: neither they nor padding nor company change a bit of what is known of a sequence."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence, pad_sequence
+
+from lstm_cases import F32, F64, assert_close, assert_same_bits, everything, leaf, normal, offsets_of, pair
+from timelike.nn import Ragged
+from timelike.sequences import Sequences
+
+D, H = 5, 9
+LENGTHS = [4, 7, 1, 4, 2]  # of the sequences that are followed through all kinds of company
+
+
+def sequence(b, dtype):
+    """Sequence b, its states [4, H] and upstream gradients [T, 2 H] and [4, H]: the same in any company."""
+    steps = LENGTHS[b] if b < len(LENGTHS) else 1 + 5 * b % 11
+    data = normal(steps, D, seed=b, dtype=dtype), normal(4, H, seed=100 + b, dtype=dtype)
+    upstream = normal(steps, 2 * H, seed=200 + b, dtype=dtype), normal(4, H, seed=300 + b, dtype=dtype)
+    return *data, *upstream
+
+
+def through(lstm, members, layout, dtype):
+    """Outputs and gradients of every member of a batch in a layout, one dict per member."""
+    xs, states, dys, d_states = zip(*(sequence(b, dtype) for b in members), strict=True)
+    lengths = [len(x) for x in xs]
+    hx = tuple(leaf(torch.stack(states, 1) * s) for s in (1.0, 0.5))
+    x, dy = torch.cat(xs), torch.cat(dys)
+    d_last = torch.stack(d_states, 1)
+    if layout == "ragged":
+        x = leaf(x)
+        output, last = lstm(Ragged(x, offsets_of(lengths)), hx)
+        y, steps = output.values, torch.arange(len(x)).split(lengths)
+    elif layout == "packed":
+        packed = pack_sequence(list(xs), enforce_sorted=False)
+        x, dy = leaf(packed.data), pack_sequence(list(dys), enforce_sorted=False).data
+        output, last = lstm(packed._replace(data=x), hx)
+        y = output.data
+        at = pack_sequence(
+            list(torch.arange(sum(lengths)).split(lengths)), enforce_sorted=False
+        ).data.argsort()
+        steps = at.split(lengths)
+    elif layout == "jagged":
+        x = leaf(x)
+        output, last = lstm(torch.nested.nested_tensor_from_jagged(x, offsets_of(lengths)), hx)
+        y, steps = output.values(), torch.arange(len(x)).split(lengths)
+    else:
+        first = layout == "batch_first"
+        assert len(set(lengths)) == 1
+        x, dy = (pad_sequence(list(s), batch_first=first) for s in (xs, dys))
+        x = leaf(x)
+        lstm.batch_first = first
+        y, last = lstm(x, hx)
+        rows = torch.arange(sum(lengths)).view(x.shape[:2])
+        steps = list(rows) if first else list(rows.T)
+    gradients = torch.autograd.grad((y, *last), (x, *hx), (dy, d_last, -d_last))
+    y, dx, dy = (t.detach().reshape(-1, t.shape[-1]) for t in (y, gradients[0], dy))
+    return {
+        b: {
+            "y": y[steps[k]],
+            "dx": dx[steps[k]],
+            "h_n": last[0][:, k].detach(),
+            "c_n": last[1][:, k].detach(),
+            "dh0": gradients[1][:, k],
+            "dc0": gradients[2][:, k],
+        }
+        for k, b in enumerate(members)
+    }
+
+
+def network(dtype):
+    return pair(D, H, 2, bidirectional=True, dtype=dtype)[1]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(
+    ("layout", "members"),
+    [
+        ("ragged", [0, 1]),
+        ("ragged", [0, 1, 2, 3, 4]),
+        ("ragged", [4, 2, 0, 3, 1]),
+        ("ragged", [*range(40, 5, -1), 0, 3, 4, 1, 2, *range(41, 60)]),  # more than one chunk
+        ("ragged", [*range(130)]),
+        ("packed", [0, 3]),
+        ("packed", [4, 2, 0, 3, 1]),
+        ("packed", [*range(5, 60), 3, 1, 4, 0, 2]),  # padded to the longest, it would have 11 steps
+        ("jagged", [2, 1, 0, 3, 4]),
+        ("time_major", [0, 3]),
+        ("batch_first", [3, 0]),
+        ("time_major", [0, *[3] * 70]),
+        ("batch_first", [3] * 50 + [0]),
+    ],
+)
+def test_company_padding_and_layout_change_no_bit(layout, members, dtype):
+    lstm = network(dtype)
+    together = through(lstm, members, layout, dtype)
+    for b in {*members} & {*range(len(LENGTHS))}:
+        alone = through(lstm, [b], "time_major", dtype)[b]
+        for name, expected in alone.items():
+            assert_same_bits(together[b][name], expected, f"{name} of sequence {b}")
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_unbatched_and_batched_have_the_same_bits(dtype):
+    lstm = network(dtype)
+    x, states, dy, d_last = sequence(1, dtype)
+    results = []
+    for batched in (False, True):
+        at = (slice(None), None) if batched else (slice(None),)
+        leaves = leaf(x), leaf(states), leaf(0.5 * states)
+        given = [t[at] for t in leaves]
+        y, last = lstm(given[0], (given[1], given[2]))
+        upstream = [t[at] for t in (dy, d_last, -d_last)]
+        results.append([t[at] for t in torch.autograd.grad((y, *last), leaves, upstream)])
+        results[-1] += [t if batched else t[:, None] for t in (y, *last)]
+    for got, expected in zip(*results, strict=True):
+        assert_same_bits(got.reshape(expected.shape), expected)
+
+
+def test_zero_length_sequences_change_nothing_of_the_others():
+    _, lstm = pair(D, H, 2, bidirectional=True)
+    x = normal(6, D, seed=1)
+    dense = everything(lstm, Ragged(leaf(x), torch.tensor([0, 4, 6])))
+    y, (h_n, c_n) = lstm(Ragged(x, torch.tensor([0, 0, 4, 4, 6, 6])))
+    assert_same_bits(y.values, dense["y"])
+    for last, expected in ((h_n, dense["h_n"]), (c_n, dense["c_n"])):
+        assert_same_bits(last[:, [1, 3]], expected)
+        assert not last[:, [0, 2, 4]].any()
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 0], [0, 0, 0, 0]])
+def test_a_batch_without_steps_gives_the_initial_states_and_their_gradients(offsets):
+    _, lstm = pair(D, H, 2, bidirectional=True)
+    hx = tuple(leaf(normal(4, len(offsets) - 1, H, seed=k)) for k in (1, 2))
+    x = Ragged(leaf(torch.empty(0, D, dtype=F64)), torch.tensor(offsets))
+    found = everything(lstm, x, hx)
+    assert found["y"].shape == (0, 2 * H)
+    assert torch.equal(found["h_n"], hx[0])
+    assert torch.equal(found["c_n"], hx[1])
+    assert torch.equal(found["dh0"], normal(4, len(offsets) - 1, H, seed=12))
+    assert found["dx"].shape == (0, D)
+    assert all(not found[f"d{name}"].any() for name, _ in lstm.named_parameters())
+
+
+def test_an_empty_batch_gives_empty_outputs_and_zero_gradients():
+    for options, shape in (({}, (3, 0, D)), ({"batch_first": True}, (0, 3, D))):
+        theirs, ours = pair(D, H, 2, **options)
+        x = leaf(torch.empty(shape, dtype=F64))
+        y, (h, c) = ours(x)
+        assert [t.shape for t in (y, h, c)] == [t.shape for t in (theirs(x)[0], *theirs(x)[1])]
+        gradients = torch.autograd.grad(y.sum(), tuple(ours.parameters()))
+        assert all(not g.any() for g in gradients)
+
+
+def test_ragged_comes_back_with_the_same_offsets_and_without_a_copy_of_the_input():
+    _, lstm = pair(D, H)
+    offsets = offsets_of([2, 3])
+    x = leaf(normal(5, D, seed=1))
+    output, _ = lstm(Ragged(x, offsets))
+    assert output.offsets is offsets
+    saved = output.values.grad_fn.saved_tensors
+    assert any(t is not None and t.data_ptr() == x.data_ptr() for t in saved)
+
+
+def test_offsets_that_change_before_backward_do_not_matter():
+    _, lstm = pair(D, H)
+    x, offsets = leaf(normal(6, D, seed=1)), offsets_of([2, 4])
+    y = lstm(Ragged(x, offsets))[0].values
+    expected = torch.autograd.grad(y, x, normal(6, H, seed=2), retain_graph=True)[0]
+    offsets[:] = torch.tensor([0, 1 << 40, 6])
+    assert_same_bits(torch.autograd.grad(y, x, normal(6, H, seed=2))[0], expected)
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_sequences_are_taken_as_they_are(writeable):
+    _, lstm = pair(D, H)
+    x = normal(7, D, seed=1).numpy()
+    if not writeable:
+        x.flags.writeable = False
+    sequences = Sequences(x, np.array([0, 3, 3, 7]))
+    output, (h_n, _) = lstm(sequences)
+    expected, (h, _) = lstm(Ragged(torch.tensor(x), torch.tensor([0, 3, 3, 7])))
+    assert isinstance(output, Ragged)
+    assert_same_bits(output.values, expected.values)
+    assert_same_bits(h_n, h)
+    saved = output.values.grad_fn.saved_tensors
+    shared = any(t is not None and t.data_ptr() == sequences.values.ctypes.data for t in saved)
+    assert shared == writeable  # a tensor cannot be read-only, so that such rows are copied
+
+
+def test_jagged_nested_tensors_stay_jagged_and_carry_gradients():
+    _, lstm = pair(D, H)
+    parts = [normal(n, D, seed=n) for n in (3, 1, 4)]
+    x = torch.nested.nested_tensor(parts, layout=torch.jagged, requires_grad=True)
+    y, (h_n, _) = lstm(x)
+    assert y.layout == torch.jagged
+    assert y.shape[1] == x.shape[1]  # the same ragged dimension: y + lstm2(x)[0] works
+    for part, got, h in zip(parts, y.unbind(), h_n[0], strict=True):
+        expected, (h_alone, _) = lstm(part)
+        assert_same_bits(got, expected)
+        assert_same_bits(h, h_alone[0])
+    (y * y).values().sum().backward()
+    rows = leaf(torch.cat(parts))
+    lstm(Ragged(rows, offsets_of([3, 1, 4])))[0].values.square().sum().backward()
+    assert_same_bits(x.grad.values(), rows.grad)
+
+
+def test_narrowed_nested_tensors_leave_the_rows_between_their_sequences_at_zero():
+    _, lstm = pair(D, H, bidirectional=True)
+    padded = leaf(normal(3, 6, D, seed=1))
+    starts, lengths = torch.tensor([0, 1, 2]), torch.tensor([3, 0, 4])
+    x = torch.nested.narrow(padded, 1, starts, lengths, layout=torch.jagged)
+    y, (h_n, _) = lstm(x)
+    (gradient,) = torch.autograd.grad(y.values(), padded, normal(18, 2 * H, seed=2))
+    for b, (start, n) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        inside = torch.zeros(6, dtype=torch.bool)
+        inside[start : start + n] = True
+        assert not y.values().view(3, 6, -1)[b][~inside].any()
+        assert not gradient[b][~inside].any()
+        assert gradient[b][inside].all()
+        if n:
+            expected, (h, _) = lstm(padded[b, start : start + n])
+            assert_same_bits(y.values().view(3, 6, -1)[b][inside], expected)
+            assert_same_bits(h_n[:, b], h)
+
+
+def test_autocast_keeps_the_precision_of_the_parameters():
+    _, ours = pair(D, H, dtype=F32)
+    x = normal(3, 2, D, seed=1, dtype=torch.bfloat16)
+    hx = normal(1, 2, H, seed=2, dtype=torch.bfloat16), normal(1, 2, H, seed=3, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="bfloat16"):
+        ours(x)
+    expected = everything(ours, leaf(x.float()), tuple(leaf(s.float()) for s in hx))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = everything(ours, leaf(x), tuple(map(leaf, hx)))
+    assert got["y"].dtype == got["c_n"].dtype == got["dweight_ih_l0"].dtype == F32
+    assert got["dx"].dtype == torch.bfloat16
+    assert_close({k: v.to(expected[k].dtype) for k, v in got.items() if k[0] != "d" or "_" in k},
+                 {k: v for k, v in expected.items() if k[0] != "d" or "_" in k}, 0.0)  # fmt: skip
