@@ -104,7 +104,7 @@ class Bar(Lines):
 
     def say(self, text: str) -> None:
         """Write the line above the bar."""
-        self._bar.console.print(text, markup=False)
+        self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def start(self, epochs: int, batches: int) -> None:
         """Show the bar."""
@@ -136,12 +136,12 @@ def epoch_line(record: Mapping[str, float], epochs: int, *, improved: bool) -> s
     >>> record = {"epoch": 3, "train_loss": 0.31, "validation_loss": 0.29, "validation_auc": 0.951,
     ...           "learning_rate": 0.003, "seconds": 1.26}
     >>> epoch_line(record, 12, improved=True)
-    'epoch  3/12  loss 0.3100  validation loss 0.2900  AUC 0.9510  rate 3.0e-03  1.3 s  *'
+    'epoch  3/12  loss 0.3100  validation 0.2900  AUC 0.9510  rate 3.0e-03  1.3 s  *'
     """
     count = str(int(record["epoch"])).rjust(len(str(epochs)))
     return (
         f"epoch {count}/{epochs}  loss {record['train_loss']:.4f}  "
-        f"validation loss {record['validation_loss']:.4f}  AUC {record['validation_auc']:.4f}  "
+        f"validation {record['validation_loss']:.4f}  AUC {record['validation_auc']:.4f}  "
         f"rate {record['learning_rate']:.1e}  {record['seconds']:.1f} s{'  *' if improved else ''}"
     )
 
