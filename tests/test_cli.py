@@ -253,6 +253,20 @@ def test_the_program_itself() -> None:
     assert done.stderr == "timelike: error: missing.yaml: no such file or directory\n"
 
 
+@pytest.mark.parametrize("missing", ["torch", "typer", "pydantic"])
+def test_a_missing_library_is_named(toy_config: Path, missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from timelike.cli import main; "
+        f"sys.exit(main(['train', {str(toy_config)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"timelike: error: this needs {missing}, which is not installed: pip install"
+    )
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_pipe_that_closes_is_no_error() -> None:
     path = Path(sys.executable).with_name("timelike")
     reading, writing = os.pipe()

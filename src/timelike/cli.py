@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(list(sys.argv[1:] if argv is None else argv))
     except TimelikeError as error:
         return _failed(str(error))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "timelike"):
+            raise
+        return _failed(f"this needs {missing}, which is not installed: pip install 'timelike[train]'")
     except BrokenPipeError:
         # whoever read our output has closed; keep the interpreter from complaining as it flushes
         sys.stdout = None

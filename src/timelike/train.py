@@ -180,6 +180,9 @@ class _Run:
         if improved:
             self.best = history[-1]
             save_model(self.model(history, self.best), self.folder / MODEL)
+        if len(history) == 1:
+            with replacing(self.folder / CONFIG) as part:
+                part.write_text(self.config.written_for(self.folder), encoding="utf-8")
         with replacing(self.folder / HISTORY) as part:
             part.write_text(json.dumps([asdict(epoch) for epoch in history], indent=1) + "\n")
 
@@ -190,8 +193,6 @@ class _Run:
             raise ConfigError(f"cannot make the folder {self.folder}: {error.strerror}") from error
         for name in _OF_EVALUATION:  # they would be about another model now
             (self.folder / name).unlink(missing_ok=True)
-        with replacing(self.folder / CONFIG) as part:
-            part.write_text(self.config.written_for(self.folder), encoding="utf-8")
 
     def left(self) -> str:
         """Say what an interrupted training leaves."""
