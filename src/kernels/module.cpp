@@ -122,6 +122,7 @@ void apply(const timelike::Functions<T>& f, const std::string& name, Address x, 
 
 NB_MODULE(_core, m) {
   m.doc() = "Native kernels; use timelike.kernels.";
+  nb::set_leak_warnings(false);  // kernels.py keeps layers and rows to the end of the process, as it means to
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     const timelike::TableList list = timelike::available_tables();
