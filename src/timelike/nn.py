@@ -162,6 +162,11 @@ class _Recurrent(nn.Module):
     def _walk(
         self, batch: Batch, weights: list[list[Tensor]], h0: Tensor | None, c0: Tensor | None
     ) -> tuple[Any, Tensor, Tensor]:
+        if torch._C._are_functorch_transforms_active():
+            raise NotImplementedError(
+                f"{self.mode}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
+                "use torch.autograd"
+            )
         x, L = batch.x, self.num_layers
         if L == 1:
             x, h_n, c_n = autograd.layer(self._hold(0, weights[0]), batch.rows, x, h0, c0, weights[0])
