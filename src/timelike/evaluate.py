@@ -18,6 +18,11 @@ deviation over bootstrap replicas, None where fewer than two replicas could be u
 - ``events``, ``sum_of_weights`` and, per class, ``classes``: how much there is, with effective numbers;
 - with three classes or more, ``one_vs_rest`` (each class against all others) and ``auc_macro``, their mean.
 
+``overtraining`` has the Kolmogorov-Smirnov probabilities of train against test (``ks_signal``,
+``ks_background``, for each class under ``one_vs_rest``), the probability ``ks_level`` below which one of
+them tells, the ``auc_difference`` (of ``auc_macro`` with three classes or more), and what follows: a
+``status`` (none, gap, differ, overtrained) and a ``verdict`` in words.
+
 Nothing in it is NaN or infinite. A rejection of which no background is left has the value None, a
 ``lower_limit`` at 95 % confidence level, and a ``reason``.
 """
@@ -36,7 +41,6 @@ from timelike.predictions import Predictions
 from timelike.roc import TieGroups, nearest_monotone, separation, trapezoid, x_to_y
 from timelike.statistics import (
     CONFIDENCE_LEVEL,
-    KSTest,
     bootstrap_weights,
     effective_events,
     efficiency_upper_limit,
@@ -327,34 +331,43 @@ class _Decisions:
 def _overtraining(
     predictions: Mapping[str, Predictions], metrics: Mapping[str, Any], signal: int
 ) -> dict[str, Any]:
-    """Compare train with test: distributions of the signal score by class, and the areas."""
-    tests: dict[str, KSTest] = {}
-    for kind, is_signal in (("signal", True), ("background", False)):
-        samples: list[Floats] = []
-        for split in ("train", "test"):
-            predicted = predictions[split]
-            members = (predicted.labels == signal) == is_signal
-            samples += [predicted.scores[members, signal], predicted.weights[members]]
-        tests[kind] = ks_test(*samples)
-    train, test = metrics["train"]["auc"], metrics["test"]["auc"]
+    """Compare train with test: distributions of the classes' scores, and the areas."""
+    names = metrics["classes"]
+    area = "auc" if len(names) == 2 else "auc_macro"
+    train, test = metrics["train"][area], metrics["test"][area]
     errors = (train["error"], test["error"])
     gap = train["value"] - test["value"]
     error = None if None in errors else math.hypot(*errors)
     result: dict[str, Any] = {"auc_difference": {"value": gap, "error": error}}
-    for kind, tested in tests.items():
+    result |= _compared(predictions, signal, "signal", "background")
+    p_values = [result["ks_signal"], result["ks_background"]]
+    if len(names) > 2:
+        each = {name: _compared(predictions, c, "class", "rest") for c, name in enumerate(names)}
+        p_values = [one[key] for one in each.values() for key in ("ks_class", "ks_rest")]
+        result["one_vs_rest"] = each
+    # Of k tests that all agree, the least probability is below 5 %/k in 5 % of cases.
+    level = (1.0 - CONFIDENCE_LEVEL) / len(p_values)
+    return result | {"ks_level": level} | _verdict(min(p_values) < level, gap, error)
+
+
+def _compared(predictions: Mapping[str, Predictions], c: int, own: str, rest: str) -> dict[str, Any]:
+    """Test the probability of class c in train against test, for events of the class and for all others."""
+    result: dict[str, Any] = {}
+    for kind, is_class in ((own, True), (rest, False)):
+        samples: list[Floats] = []
+        for split in ("train", "test"):
+            predicted = predictions[split]
+            members = (predicted.labels == c) == is_class
+            samples += [predicted.scores[members, c], predicted.weights[members]]
+        tested = ks_test(*samples)
         result[f"ks_{kind}"] = tested.p_value
         result[f"ks_distance_{kind}"] = tested.distance
         result[f"effective_{kind}"] = {"train": tested.n_effective[0], "test": tested.n_effective[1]}
-    return result | _verdict(min(t.p_value for t in tests.values()), gap, error)
+    return result
 
 
-def _verdict(least: float, gap: float, error: float | None) -> dict[str, Any]:
-    """Say in a word and a sentence what the comparison means.
-
-    Two tests are made, so that 5 % for either means 2.5 % for each. The gap counts from two standard
-    deviations on.
-    """
-    differ = 2.0 * least < 1.0 - CONFIDENCE_LEVEL
+def _verdict(differ: bool, gap: float, error: float | None) -> dict[str, Any]:
+    """Say in a word and a sentence what the comparison means; a gap counts from two sigma on."""
     wider = error is not None and gap > 2.0 * error
     if differ and wider:
         return {

@@ -21,6 +21,7 @@ __all__ = [
     "effective_events",
     "efficiency_upper_limit",
     "format_measurement",
+    "format_probability",
     "kolmogorov",
     "ks_test",
 ]
@@ -225,6 +226,17 @@ def decimals_of(error: float) -> int:
     if leading <= 354:
         return 1 - exponent
     return -exponent
+
+
+def format_probability(p: float) -> str:
+    """Write a probability; a tiny one by its bound.
+
+    Examples
+    --------
+    >>> format_probability(0.2774), format_probability(0.01234), format_probability(1e-9)
+    ('0.28', '0.012', '< 0.001')
+    """
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def format_measurement(value: float | None, error: float | None = None, *, digits: int = 3) -> str:

@@ -1,0 +1,10 @@
+"""The report of a run: numbers, figures, and one page that shows them.
+
+- `write_report` writes it all into a run's folder;
+- `timelike.report.sections` is what the page says: a function for each section, to which more are added;
+- `timelike.report.page` is what a page is made of, `timelike.report.typography` how numbers are written.
+"""
+
+from timelike.report.write import write_report
+
+__all__ = ["write_report"]

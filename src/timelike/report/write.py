@@ -1,0 +1,125 @@
+"""The report of a run: ``metrics.json``, ``figures/*.png`` and ``*.pdf``, and one ``report.html``.
+
+The page needs nothing but itself: no network, no other files; it reads in light and dark, on a phone and
+on paper. What it says is in `timelike.report.sections`, how it looks in
+``templates/report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timelike import __version__
+from timelike.canvas import render
+from timelike.errors import ConfigError
+from timelike.files import replacing
+from timelike.predictions import Predictions
+from timelike.report.page import inline_svg, render_page
+from timelike.report.sections import SECTIONS, Run, headline
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    metrics: Mapping[str, Any],
+    predictions: Mapping[str, Predictions],
+    class_names: Sequence[str],
+    signal: str,
+    history: Sequence[Mapping[str, Any]] = (),
+    config_text: str = "",
+    summary: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write numbers, figures and the page that shows them into a run's folder.
+
+    Everything is made in memory first and then written aside and renamed, the page last: on an error the
+    folder is as it was, and a page never shows numbers of another evaluation than its own.
+
+    Parameters
+    ----------
+    folder : path
+        The run's folder; its name is the run's name in the report. It is made if it is not there.
+    metrics : mapping
+        As `timelike.evaluate.evaluate` gives them.
+    predictions : mapping of str to Predictions
+        The splits that were evaluated.
+    class_names : sequence of str
+        Names of the classes.
+    signal : str
+        The signal class.
+    history : sequence of mapping
+        Numbers of each epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``validation_auc``. Without
+        any, the report has no section on training.
+    config_text : str
+        The config as it is in its file.
+    summary : mapping, optional
+        Facts about the run, shown in this order. Used by name where they are there: ``network``,
+        ``n_parameters``, ``n_train``, ``seconds``, ``best_epoch``.
+
+    Returns
+    -------
+    pathlib.Path
+        ``report.html`` in the folder.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be written.
+    MissingExtraError
+        If matplotlib, mplhep or Jinja2 is not installed.
+    """
+    folder = Path(folder)
+    run = Run(
+        name=folder.resolve().name,
+        metrics=metrics,
+        predictions=predictions,
+        class_names=tuple(class_names),
+        signal=signal,
+        history=history,
+        config_text=config_text,
+        summary=dict(summary or {}),
+    )
+    sections = [section for make in SECTIONS if (section := make(run)) is not None]
+    figures = [figure for section in sections for figure in section.figures]
+    drawn = {figure.name: render(figure.axes, "svg", "png", "pdf") for figure in figures}
+    page = render_page(
+        name=run.name,
+        headline=headline(run),
+        sections=sections,
+        drawings={f.name: inline_svg(drawn[f.name]["svg"], f.name, f.alt) for f in figures},
+        version=__version__,
+    )
+    files = {"metrics.json": _as_json(metrics).encode()}
+    for name, forms in drawn.items():
+        files |= {f"figures/{name}.{form}": forms[form] for form in ("png", "pdf")}
+    files["report.html"] = page.encode()
+    _write(folder, files)
+    return folder / "report.html"
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder / 'figures'}: {error.strerror}") from error
+    for name, content in files.items():
+        with replacing(folder / name) as part:
+            part.write_bytes(content)
+
+
+def _as_json(value: Any, indent: str = "") -> str:
+    """Write nested mappings one key a line, lists in one line each; NaN raises."""
+    if not isinstance(value, Mapping):
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    if not value:
+        return "{}"
+    inner = indent + " "
+    lines = [
+        f"{inner}{json.dumps(str(key), ensure_ascii=False)}: {_as_json(v, inner)}" for key, v in value.items()
+    ]
+    end = "\n" if not indent else ""
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}" + end
