@@ -272,13 +272,14 @@ void forward(const Forward<T>& f) {
 
 // --------------------------------------------------------------------------------------------- backward
 
-// The sum over rows of dgates^T (x | h_{t-1} | 1) of one chunk or of the call, in packed order:
-// [P][columns][S], columns = D + H + 1 rounded up to whole tiles.
+// The sum over rows of dgates^T (x | h_{t-1} 1) of a chunk, in packed order: [P][columns][S]. The columns of
+// x and those of h_{t-1} 1 are each rounded up to whole tiles.
 constexpr int kColumnTile = 3;
 
-inline int64_t weight_columns(int64_t D, int64_t H) {
-  return (D + H + 1 + kColumnTile - 1) / kColumnTile * kColumnTile;
+inline int64_t whole_tiles(int64_t columns) {
+  return (columns + kColumnTile - 1) / kColumnTile * kColumnTile;
 }
+inline int64_t weight_columns(int64_t D, int64_t H) { return whole_tiles(D) + whole_tiles(H + 1); }
 
 template <class Cell, class T>
 class BackwardChunk {
@@ -369,11 +370,24 @@ class BackwardChunk {
       for (; p + 2 <= P; p += 2) gate_gradients<2>(r, p, at, c_past);
       if (p < P) gate_gradients<1>(r, p, at, c_past);
     }
+    if (s > 0) prefetch(active, s - 1);
     if (s > 0 || f.dh0) {
       for (int64_t r = 0; r < active; ++r) to[r] = dh + r * HP;
       gradient_times_weights(da + slots * S, active, P, kSlots * S, S, f.packed, to, HP, false);
     }
     slots += active;
+  }
+
+  // The tape of the step before arrives while this step's products are summed.
+  void prefetch(int64_t active, int64_t s) const {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t r = 0; r < active; ++r) {
+      const int64_t b = order[r], at = row_of(f.rows, b, s);
+      for (int64_t k = 0; k < G * H; k += line) __builtin_prefetch(f.gates + at * G * H + k);
+      for (int64_t k = 0; f.dy && k < H; k += line) __builtin_prefetch(f.dy + at * f.lddy + k);
+      if (s > 0)
+        for (int64_t k = 0; k < H; k += line) __builtin_prefetch(f.cells + row_of(f.rows, b, s - 1) * H + k);
+    }
   }
 
   // M panels of units in one row.
@@ -417,21 +431,28 @@ class BackwardChunk {
     slots = 0;
   }
 
-  // x | h_{t-1} | 1, cut into tiles of three columns: contiguous for weight_tile.
+  // x | h_{t-1} 1, cut into tiles of three columns: contiguous for weight_tile.
   void gather() {
+    T last[kColumnTile] = {};  // the columns behind the last whole tile, then 1
+    const int64_t whole = H / kColumnTile * kColumnTile;
+    last[H - whole] = T(1);
     for (int64_t i = 0; i < slots; ++i) {
-      T* at = tiles + i * kColumnTile;
-      int lane = 0;
-      const auto put = [&](T value) {
-        at[lane] = value;
-        if (++lane == kColumnTile) lane = 0, at += kSlots * kColumnTile;
-      };
-      const T* x = f.x + row[i] * f.ldx;
-      for (int64_t k = 0; k < D; ++k) put(x[k]);
-      for (int64_t k = 0; k < H; ++k) put(past[i][k]);
-      put(T(1));
-      while (lane) put(T(0));
+      T* at = put(f.x + row[i] * f.ldx, D, tiles + i * kColumnTile);
+      at = put(past[i], whole, at);
+      for (int64_t k = whole; k < H; ++k) last[k - whole] = past[i][k];
+      put(last, kColumnTile, at);
     }
+  }
+
+  // A row of n numbers into its tiles, the last one filled up with zeros.
+  static TIMELIKE_INLINE T* put(const T* from, int64_t n, T* at) {
+    for (; n >= kColumnTile; n -= kColumnTile, from += kColumnTile, at += kSlots * kColumnTile)
+      at[0] = from[0], at[1] = from[1], at[2] = from[2];
+    if (n > 0) {
+      at[0] = from[0], at[1] = n > 1 ? from[1] : T(0), at[2] = T(0);
+      at += kSlots * kColumnTile;
+    }
+    return at;
   }
 
   // Summed in two levels, rows of this flush first: the rounding error grows with the root of their number
@@ -458,6 +479,7 @@ void unpack_weight_gradients(const Backward<T>& f, const T* sums, bool add) {
       T* dW = f.dW + row * D;
       T* dU = f.dU + row * H;
       for (int64_t k = 0; k < D; ++k, from += G * L) dW[k] = add ? dW[k] + *from : *from;
+      from += (whole_tiles(D) - D) * G * L;
       for (int64_t k = 0; k < H; ++k, from += G * L) dU[k] = add ? dU[k] + *from : *from;
       f.db[row] = add ? f.db[row] + *from : *from;
     }
