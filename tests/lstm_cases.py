@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,6 +69,17 @@ def assert_same_bits(got: Tensor, expected: Tensor, what: str = "") -> None:
     assert got.isfinite().all(), what
     assert got.shape == expected.shape, what
     assert torch.equal(got, expected), f"{what}: {(got - expected).abs().max():.1e} apart"
+
+
+@contextmanager
+def new_memory_full_of_nan() -> Iterator[None]:
+    """Let torch fill new tensors with NaN, so that an element that is forgotten shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def offsets_of(lengths: list[int]) -> Tensor:

@@ -18,8 +18,9 @@ def ragged_case(offsets, *, shape=(4, D), dtype=torch.int64):
     return Ragged(normal(*shape, seed=1), torch.tensor(offsets, dtype=dtype))
 
 
-def with_float32_states(lstm):
-    lstm.weight_hh_l0 = torch.nn.Parameter(lstm.weight_hh_l0.float())
+def with_states_to(where, lstm):
+    lstm(normal(1, 1, D, seed=1))  # so that there are packed weights to compare with
+    lstm.weight_hh_l0 = torch.nn.Parameter(lstm.weight_hh_l0.to(where))
     return lstm
 
 
@@ -100,7 +101,12 @@ REFUSED_BY_US = {
     "weights of two dtypes": (
         TypeError,
         "float32",
-        lambda m: with_float32_states(m)(normal(1, 1, D, seed=1)),
+        lambda m: with_states_to(F32, m)(normal(1, 1, D, seed=1)),
+    ),
+    "weights on two devices": (
+        ValueError,
+        "device meta",
+        lambda m: with_states_to("meta", m)(normal(1, 1, D, seed=1)),
     ),
 }
 
