@@ -12,6 +12,8 @@ from sklearn import metrics as sk
 
 from timelike.errors import ConfigError, DataError
 from timelike.evaluate import Predictions, evaluate
+from timelike.roc import roc_curve
+from timelike.statistics import bootstrap_weights
 
 EPS = np.finfo(np.float64).eps
 NAMES = ["qcd", "top"]
@@ -197,6 +199,31 @@ def test_bootstrap_errors_are_the_spread_over_samples_with_negative_weights():
     # The area needs no correction for negative weights: its mean is that of the two Gaussians.
     area, spread = np.mean(values, axis=0)[0], np.std(values, axis=0)[0] / np.sqrt(n_samples)
     assert abs(area - norm.cdf(np.sqrt(2))) < 4 * spread
+
+
+@pytest.mark.parametrize("negative", [0.0, 0.3])
+def test_errors_are_those_of_the_replicas_one_by_one(negative):
+    given, n, seed = binormal(np.random.default_rng(14), 150, negative=negative), 9, 3
+    found = evaluate({"test": given}, NAMES, signal="top", n_bootstrap=n, seed=seed)["test"]
+    rows = np.concatenate(list(bootstrap_weights(given.weights, given.labels, n, (seed, *b"test"))))
+    curves = [roc_curve(given.scores[:, 1], given.labels == 1, row) for row in rows]
+    areas = np.array([curve.auc for curve in curves])
+    kept = np.array([curve.signal_efficiency_at(0.1) for curve in curves])
+    left = np.array([curve.background_efficiency_at(0.7) for curve in curves])
+    right = (given.scores.argmax(axis=1) == given.labels) @ rows.T / rows.sum(axis=1)
+    rejection = found["rejection"]["at_signal_0.7"]
+    for measured, values in (
+        (found["auc"], areas),
+        (found["signal_efficiency"]["at_background_0.10"], kept),
+        (found["accuracy"], right),
+    ):
+        assert measured["value"] == pytest.approx(values[0], rel=1e-12)
+        assert measured["error"] == pytest.approx(np.std(values[1:], ddof=1), rel=1e-9)
+    assert rejection["value"] == pytest.approx(1 / left[0], rel=1e-12)
+    # The error of 1/x is that of x over x squared.
+    assert rejection["error"] == pytest.approx(np.std(left[1:], ddof=1) / left[0] ** 2, rel=1e-9)
+    quantiles = np.quantile(left[1:], norm.cdf([1, -1]))
+    assert rejection["interval_68"] == [pytest.approx(1 / q, rel=1e-9) if q > 0 else None for q in quantiles]
 
 
 def test_replicas_without_a_positive_sum_are_left_out():

@@ -91,6 +91,12 @@ def test_a_given_ax_keeps_its_own_style(plot):
     assert ax.figure.get_layout_engine() is not None
 
 
+def test_the_users_settings_do_not_reach_our_figures():
+    usual = render(plot_loss(HISTORY), "svg")
+    with matplotlib.rc_context({"lines.linewidth": 9.0, "axes.grid": True, "font.size": 30.0}):
+        assert render(plot_loss(HISTORY), "svg") == usual
+
+
 def test_an_unknown_format_is_named():
     with pytest.raises(ValueError, match="format 'jpg': possible are png, pdf, svg"):
         render(plot_loss(HISTORY), "png", "jpg")
@@ -159,7 +165,10 @@ def test_roc_draws_the_rejection_of_the_curve():
     assert ax.get_yscale() == "log"
     # The band holds the curve at half of the signal and goes past the figure where no background is left.
     band = ax.collections[0].get_paths()[0].vertices
-    assert measured["roc"]["low"][0] == 0
+    low, high = measured["roc"]["low"], measured["roc"]["high"]
+    assert low[0] == 0
+    at_ninety = band[np.isclose(band[:, 0], 0.9), 1]
+    np.testing.assert_allclose(np.unique(at_ninety), [1 / high[89], 1 / low[89]])
     assert band[:, 1].max() > ax.get_ylim()[1]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,6 +280,25 @@ def test_an_error_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="no ink"):
         written(tmp_path / "run", splits=("test",))
     assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_full_disk_leaves_the_old_page_whole(tmp_path, monkeypatch):
+    path, _ = written(tmp_path / "run", splits=("test",))
+    before = path.read_bytes()
+    write_bytes = Path.write_bytes
+
+    def half(self, content):
+        if not self.name.startswith("report.html"):
+            return write_bytes(self, content)
+        write_bytes(self, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(ConfigError, match=r"cannot write .*report\.html: No space left on device"):
+        written(tmp_path / "run", splits=("test",))
+    assert path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -215,10 +215,8 @@ class _Ranking:
         found["eps_s"], loosest = x_to_y(BACKGROUND_POINTS, eps_b, eps_s, side="right")
         found["eps_b"], tightest = x_to_y(SIGNAL_POINTS, eps_s, eps_b, side="left")
         found["roc"], _ = x_to_y(ROC_GRID, eps_s, eps_b, side="left")
-        # A replica in which negative weights prevail in a class has no efficiencies.
-        unusable = ~np.isfinite(eps_s[:, -1] + eps_b[:, -1])
+        # A replica in which negative weights prevail in a class has no efficiencies: NaN all along.
         for name, values in found.items():
-            values[unusable] = np.nan
             self.rows.setdefault(name, []).append(values)
         self.points.setdefault("eps_s", loosest[0])
         self.points.setdefault("eps_b", tightest[0])

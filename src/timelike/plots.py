@@ -244,10 +244,10 @@ def _curve(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], l
     return [int(row["epoch"]) for row in rows], [float(row[key]) for row in rows]
 
 
-def _mark_best(ax: Axes, epoch: int) -> None:
-    ax.axvline(
-        epoch, color=REST, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1, label=f"kept: epoch {epoch}"
-    )
+def _mark_best(ax: Axes, epoch: int, low: float, high: float) -> None:
+    # Not over the whole height: the legend is beyond.
+    dashed = {"color": REST, "linewidth": 1.2, "linestyle": (0, (4, 2)), "zorder": 1}
+    ax.axvline(epoch, low, high, label=f"kept: epoch {epoch}", **dashed)
 
 
 def _epochs(ax: Axes, epochs: Sequence[int]) -> None:
@@ -277,7 +277,7 @@ def plot_loss(
     matplotlib.axes.Axes
     """
     with drawing(ax) as ax:
-        _mark_best(ax, best_epoch(history) if best is None else best)
+        _mark_best(ax, best_epoch(history) if best is None else best, 0.0, 0.8)
         for key, name, look in (
             ("train_loss", "train", {"marker": "o", "linestyle": "--", "markerfacecolor": "none"}),
             ("validation_loss", "validation", {"marker": "o"}),
@@ -309,7 +309,7 @@ def plot_auc(
     matplotlib.axes.Axes
     """
     with drawing(ax) as ax:
-        _mark_best(ax, best_epoch(history) if best is None else best)
+        _mark_best(ax, best_epoch(history) if best is None else best, 0.2, 1.0)
         epochs, values = _curve(history, "validation_auc")
         ax.plot(epochs, values, color=INK, marker="o", markersize=4.5, label="validation")
         _epochs(ax, [int(row["epoch"]) for row in history])
