@@ -340,7 +340,9 @@ class TrainingConfig(_Section):
     class_balance: bool = True
     dtype: Literal["float32", "float64"] = "float32"
     seed: NonNegativeInt = 0
-    threads: PositiveInt | None = None
+    # The kernels run on one thread; more of them only meet at PyTorch's barriers, after every few
+    # microseconds of work. On a busy machine that made the demo's training twenty times slower.
+    threads: PositiveInt = 1
 
 
 class EvaluationConfig(_Section):
