@@ -48,11 +48,12 @@ def training(**changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate_json(json.dumps(changes))
 
 
-def network(seed: int = 0, *, n_variables: int = 2) -> Network:
+def network(*, dropout: float = 0.0) -> Network:
+    head = {"units": [3], "dropout": dropout}
+    config = NetworkConfig.model_validate_json(json.dumps({"recurrent": [{"units": 4}], "head": head}))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = NetworkConfig.model_validate_json('{"recurrent": [{"units": 4}], "head": {"units": [3]}}')
-        return Network(config, n_variables, 2)
+        torch.manual_seed(0)
+        return Network(config, 2, 2)
 
 
 # -- weights ------------------------------------------------------------------------------------------------
@@ -255,6 +256,18 @@ def test_the_loss_of_an_epoch_is_the_mean_over_events() -> None:
     )
 
 
+def test_dropout_acts_whatever_mode_the_network_is_given_in() -> None:
+    def weights_after(*, train: bool = True, dropout: float = 0.5) -> torch.Tensor:
+        net = network(dropout=dropout).train(train)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            fitted(training(epochs=1), net)
+        return torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+
+    assert torch.equal(weights_after(), weights_after(train=False))
+    assert not torch.equal(weights_after(), weights_after(dropout=0.0))
+
+
 @pytest.mark.parametrize("clip", [None, 5.0])
 def test_a_loss_that_is_no_number_stops_it(clip: float | None) -> None:
     config = training(
@@ -310,6 +323,13 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(toy_config: Path) -> No
     assert run("c", **{"training.seed": 1}) != first
     train(toy_config.parent / "a" / "config.yaml")  # the run's own config repeats it
     assert weights_in(toy_config.parent / "a") == first
+
+
+def test_the_seed_sets_the_first_weights_too(toy_config: Path) -> None:
+    still = {"training.epochs": 1, "training.optimiser": {"name": "sgd", "learning_rate": 1e-30}}
+    for seed in (0, 1):
+        train(load_config(toy_config, overrides={"output": f"{seed}", "training.seed": seed, **still}))
+    assert weights_in(toy_config.parent / "0") != weights_in(toy_config.parent / "1")
 
 
 def test_the_callers_settings_stay(toy_config: Path) -> None:
