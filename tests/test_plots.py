@@ -262,4 +262,6 @@ def test_cut_draws_efficiencies_and_purity():
     np.testing.assert_allclose(signal.get_ydata(), [0, 0.5, 0.5, 1, 1, 1])
     np.testing.assert_allclose(background.get_ydata(), [0, 0, 0.5, 0.5, 1, 1])
     np.testing.assert_allclose(purity.get_ydata(), [np.nan, 1, 15 / 20, 30 / 35, 30 / 40, 30 / 40])
+    # An efficiency holds from its cut down to the next: y[k] from x[k] to x[k + 1].
+    assert [line.get_drawstyle() for line in ax.lines] == ["steps-post"] * 3
     assert legend(ax) == ["top efficiency", "qcd efficiency", "purity of top"]
