@@ -7,7 +7,6 @@ which gives the same splits, and predictions are made anew.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +127,9 @@ def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> d
         f"{layer.cell} {layer.units}{' bidirectional' if layer.bidirectional else ''}"
         for layer in config.network.recurrent
     )
+    head = ", ".join(f"dense {units}" for units in config.network.head.units)
     return {
-        "network": f"{layers}; {config.network.pooling} step; dense {list(config.network.head.units)}",
+        "network": ", ".join(part for part in (layers, f"pooling {config.network.pooling}", head) if part),
         "n_parameters": model.n_parameters,
         **{f"n_{name}": len(part) for name, part in splits.items()},
         "steps": sum(part.n_rows for part in splits.values()),
@@ -137,7 +137,7 @@ def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> d
         "epochs": record.get("epochs", 0),
         "best_epoch": (record.get("best") or {}).get("epoch", 0),
         "seconds": record.get("seconds", 0.0),
-        "threads": os.cpu_count() or 1,
+        "threads": config.training.threads,
         "isa": kernels.isa(),
         "version": __version__,
     }

@@ -449,7 +449,7 @@ _FACTS = {
     "epochs": "epochs",
     "best_epoch": "epoch kept",
     "seconds": "training time / s",
-    "threads": "processors",
+    "threads": "threads",
     "isa": "instruction set",
     "version": "timelike version",
 }
