@@ -331,7 +331,7 @@ def composition(
     ``W x_t + U h_{t-1} + b``.
     """
     N, B, per_direction = rows.n_rows, rows.n_sequences, len(weights) // n_directions
-    start, step, lengths = (torch.from_numpy(a) for a in (rows.start, rows.step, rows.lengths))
+    start, step, lengths = (torch.tensor(a) for a in (rows.start, rows.step, rows.lengths))
     x_rows = x.reshape(N, x.shape[-1])
     outputs: list[tuple[Tensor, Tensor, Tensor]] = []
     for k in range(n_directions):

@@ -11,6 +11,7 @@ units, ``K`` directions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,7 +124,7 @@ def _packed(packed: PackedSequence, expected: Expected) -> Batch:
         )
     return Batch(
         _rows(packed.data, expected),
-        Rows.packed(packed.batch_sizes.numpy()),
+        _packed_rows(packed.batch_sizes.numpy().tobytes()),
         lambda y: PackedSequence(y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices),
         packed.sorted_indices,
         packed.unsorted_indices,
@@ -139,13 +140,13 @@ def _ragged(ragged: Ragged, expected: Expected) -> Batch:
             f"{expected.cell}: Expected Ragged.offsets to be a 1D int64 tensor of B + 1 numbers on the CPU, "
             f"got {tuple(offsets.shape)}, {offsets.dtype} on {offsets.device}"
         )
-    own = offsets.numpy().copy()  # the caller may write to theirs before backward
-    if own[0] != 0 or own[-1] != len(values):
+    numbers = offsets.numpy()
+    if numbers[0] != 0 or numbers[-1] != len(values):
         raise ValueError(
             f"{expected.cell}: Expected Ragged.offsets to go from 0 to the {len(values)} rows of values, "
-            f"got {own[0]} to {own[-1]}"
+            f"got {numbers[0]} to {numbers[-1]}"
         )
-    return Batch(_rows(values, expected), Rows.ragged(own), lambda y: Ragged(y, offsets))
+    return Batch(_rows(values, expected), _ragged_rows(numbers.tobytes()), lambda y: Ragged(y, offsets))
 
 
 def _nested(x: Any, expected: Expected) -> Batch:
@@ -156,7 +157,7 @@ def _nested(x: Any, expected: Expected) -> Batch:
         )
     values, offsets, lengths = x.values(), x.offsets(), x.lengths()
     if lengths is None:
-        rows = Rows.ragged(offsets.numpy().copy())
+        rows = _ragged_rows(offsets.numpy().tobytes())
     else:  # of a narrowed tensor: the rows between its sequences belong to none
         own = lengths.numpy().copy()
         rows = Rows(offsets[:-1].numpy().copy(), np.arange(own.max(initial=0)), own, len(values))
@@ -165,6 +166,20 @@ def _nested(x: Any, expected: Expected) -> Batch:
         rows,
         lambda y: torch.nested.nested_tensor_from_jagged(y, offsets, lengths),
     )
+
+
+# The layers of a network, and the steps of a stream, see the same few batch shapes again and again. Rows are
+# made from a copy that nobody can write to: the caller may write to theirs before backward.
+
+
+@lru_cache(maxsize=16)
+def _ragged_rows(offsets: bytes) -> Rows:
+    return Rows.ragged(np.frombuffer(offsets, np.int64))
+
+
+@lru_cache(maxsize=16)
+def _packed_rows(batch_sizes: bytes) -> Rows:
+    return Rows.packed(np.frombuffer(batch_sizes, np.int64))
 
 
 def _shared(sequences: Sequences) -> Ragged:
