@@ -20,6 +20,7 @@ import uproot
 from timelike import __version__, kernels
 from timelike import train as train_module
 from timelike.cli import main
+from timelike.statistics import format_measurement
 from timelike.train import train
 from toys import N_EVENTS, TOY_CONFIG, toy_columns, write_root
 
@@ -160,7 +161,7 @@ def test_evaluate_writes_numbers_figures_and_report(
     out = capsys.readouterr().out
     metrics = json.loads((folder / "metrics.json").read_text())
     auc = metrics["test"]["auc"]
-    assert f"AUC {auc['value']:.4f} +- {auc['error']:.4f}" in out
+    assert f"AUC {format_measurement(auc['value'], auc['error'])}" in out
     assert 0.8 < auc["value"] <= 1.0
     assert "signal efficiency at background 0.01" in out
     assert "background rejection at signal 0.5" in out

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from timelike import __version__
+from timelike import __version__, statistics
 from timelike.errors import ConfigError, require
 
 typer = require("typer", "train")
@@ -260,15 +260,15 @@ def _figures_of_merit(metrics: dict[str, Any]) -> list[str]:
         )
     for key in test["rejection"]:
         at = key.rpartition("_")[2]
-        lines.append(f"background rejection at signal {at}: {_with_error(test['rejection'][key], digits=1)}")
+        lines.append(f"background rejection at signal {at}: {_with_error(test['rejection'][key])}")
     return lines
 
 
-def _with_error(number: dict[str, Any], *, digits: int = 4) -> str:
+def _with_error(number: dict[str, Any]) -> str:
     value, error = number["value"], number["error"]
     if value is None:
-        return f"more than {number['lower_limit']:.{digits}f}"
-    return f"{value:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
+        return f"more than {statistics.format_measurement(number['lower_limit'])}"
+    return statistics.format_measurement(value, error)
 
 
 def _shown(path: Path) -> Path:
