@@ -32,6 +32,9 @@ tutorial: setup  ## the same with the data set of TMVA's recurrent-network tutor
 	$(BIN)/timelike train examples/tmva_rnn/tmva_rnn.yaml
 	$(BIN)/timelike evaluate examples/tmva_rnn/runs/tmva_rnn
 
+# Small layers only lose time at the barriers of PyTorch's threads.
+test test-all: export OMP_NUM_THREADS = 1
+
 test: setup lint  ## lint, types, and all tests but the slow ones
 	$(BIN)/python -m pytest -q -m 'not slow'
 

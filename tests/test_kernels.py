@@ -404,8 +404,11 @@ def test_wrong_buffers_are_refused():
 
 
 def test_wrong_rows_are_refused():
-    with pytest.raises(ValueError, match=r"lengths must lie in 0\.\.4, got -1\.\.4"):
-        Rows.ragged([0, 4, 3])
+    for offsets in ([0, 4, 3], [1, 4]):
+        with pytest.raises(ValueError, match="offsets must start at 0 and never fall"):
+            Rows.ragged(offsets)
+    with pytest.raises(ValueError, match=r"lengths must lie in 0\.\.3, got -1\.\.4"):
+        Rows([0, 3], [0, 1, 2], [-1, 4], 5)
     with pytest.raises(ValueError, match=r"steps lie in rows 0\.\.5, but there are 5 rows"):
         Rows([0, 3], [0, 1, 2], [3, 3], 5)
     with pytest.raises(ValueError, match="equally long"):

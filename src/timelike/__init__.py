@@ -6,8 +6,12 @@
 - `timelike.kernels` -- the same layers on NumPy arrays, without PyTorch;
 - `timelike.Sequences` -- a ragged batch of sequences;
 - `timelike.data` -- from ROOT, Parquet, HDF5 and NumPy files to `Sequences`;
-- `timelike.train`, `timelike.evaluate`, `timelike.report` -- the way from a config to a report;
+- `timelike.train`, `timelike.runs`, `timelike.apply` -- from a config to a model, a report and scores;
 - `timelike.reference` -- every cell in plain NumPy float64: slow, readable, the law.
 """
 
 __version__ = "0.1.0"
+
+from timelike.sequences import Sequences
+
+__all__ = ["Sequences", "__version__"]

@@ -2,8 +2,8 @@
 
 Use this when you have NumPy arrays and no PyTorch, or when you build a layer of your own; use
 `timelike.nn` when you train with PyTorch. Buffers may be NumPy arrays or CPU tensors of PyTorch (which is
-never imported here): this module is the one place where shapes, types and memory layout are checked
-before addresses go to the native code.
+never imported here): shapes, types and memory layout are checked before addresses go to the native code.
+(`timelike.autograd` makes or checks its buffers itself, and calls the native layer by address.)
 
 Letters: ``B`` sequences, ``T`` steps of the longest, ``N`` rows (steps of all sequences), ``D`` inputs,
 ``H`` units, ``G`` gates, in the order of `torch.nn` (``i f g o`` for the LSTM).
@@ -180,6 +180,9 @@ class Rows:
                     raise ValueError(
                         f"steps lie in rows {lowest}..{int(reach.max())}, but there are {self.n_rows} rows"
                     )
+        self._bind()
+
+    def _bind(self) -> None:
         addresses = [a.__array_interface__["data"][0] for a in (self.start, self.step, self.lengths)]
         self.native = _core.Rows(addresses[0], addresses[1], addresses[2], len(self.start))
 
@@ -190,12 +193,26 @@ class Rows:
 
     @classmethod
     def ragged(cls, offsets: Any) -> Rows:
-        """Sequences one after another: sequence ``b`` is rows ``offsets[b]`` to ``offsets[b + 1]``."""
-        offsets = np.ascontiguousarray(offsets, np.int64)
+        """Sequences one after another: sequence ``b`` is rows ``offsets[b]`` to ``offsets[b + 1]``.
+
+        Raises
+        ------
+        ValueError
+            If the offsets do not start at 0, or fall.
+        """
+        offsets = np.array(offsets, np.int64)
         if offsets.ndim != 1 or len(offsets) < 1:
             raise ValueError(f"offsets: shape {offsets.shape}, expected (B + 1,)")
-        lengths = np.diff(offsets)
-        return cls(offsets[:-1], np.arange(lengths.max(initial=0)), lengths, int(offsets[-1]))
+        lengths = offsets[1:] - offsets[:-1]
+        longest = int(lengths.max(initial=0))
+        if offsets[0] != 0 or lengths.min(initial=0) < 0:
+            raise ValueError(f"offsets must start at 0 and never fall, got {offsets[:10].tolist()}...")
+        # Made for every batch of a training, so the general checks of __init__, which hold here, are left out.
+        rows = cls.__new__(cls)
+        rows.start, rows.step, rows.lengths = offsets[:-1], np.arange(longest), lengths
+        rows.n_rows, rows.complete = int(offsets[-1]), True
+        rows._bind()
+        return rows
 
     @classmethod
     @lru_cache(maxsize=64)

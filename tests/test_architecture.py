@@ -1,0 +1,110 @@
+"""The house keeps its shape: imports point down, and each floor needs no more than it says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "src" / "timelike"
+
+# From the ground up. A module imports from lower floors, or from the rooms of its own folder.
+FLOORS = [
+    {"errors", "_core", "statistics"},
+    {
+        "files",
+        "ragged",
+        "gates",
+        "reference",
+        "kernels",
+        "yamlfile",
+        "progress",
+        "canvas",
+        "predictions",
+        "roc",
+    },
+    {"sequences", "configerrors", "modelfile", "autograd", "evaluate", "plots"},
+    {"config", "layouts", "report"},
+    {"data", "nn"},
+    {"model"},
+    {"fit"},
+    {"train", "apply"},
+    {"runs"},
+    {"commands"},
+    {"cli"},
+]
+TORCH = {"autograd", "layouts", "nn", "model", "fit", "train", "apply", "runs", "commands"}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.name != "__init__.py" or path.parent != ROOT
+    }
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of the package that a file imports, anywhere in it."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "timelike":
+            rooms |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("timelike."):
+            rooms.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("timelike.")}
+    return rooms - {"__version__", "Sequences"}
+
+
+def floor(room: str) -> int:
+    found = [k for k, rooms in enumerate(FLOORS) if room in rooms]
+    assert len(found) == 1, f"{room} stands on {len(found)} floors: give it one in this file"
+    return found[0]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_down(module):
+    room = module.split(".")[0]
+    for imported in imports(modules()[module]) - {room}:
+        assert floor(imported) < floor(room), f"{module} imports {imported}, which is not below it"
+
+
+def test_every_floor_is_lived_on():
+    rooms = {name.split(".")[0] for name in modules()} | {"_core"}
+    assert set().union(*FLOORS) == rooms
+
+
+def test_the_reference_judges_alone():
+    assert imports(ROOT / "reference.py") == {"errors"}
+    users = [name for name, path in modules().items() if "reference" in imports(path)]
+    assert users == []
+
+
+def run_without(forbidden: list[str], code: str) -> None:
+    """Run code in a process where some libraries cannot be imported."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({forbidden!r}))"
+    subprocess.run([sys.executable, "-c", f"{block}\n{code}"], check=True)
+
+
+EXTRAS = ["torch", "pydantic", "yaml", "typer", "rich", "uproot", "awkward", "pyarrow", "h5py", "matplotlib"]
+EXTRAS += ["mplhep", "jinja2", "sklearn", "scipy"]
+
+
+def test_the_base_install_needs_numpy_alone():
+    base = [
+        "timelike.kernels",
+        "timelike.reference",
+        "timelike.gates",
+        "timelike.modelfile",
+        "timelike.evaluate",
+    ]
+    run_without(EXTRAS, "import timelike\n" + "\n".join(f"import {name}" for name in base))
+
+
+def test_reading_and_reports_need_no_torch():
+    lower = [name for name in modules() if name.split(".")[0] not in TORCH | {"cli"}]
+    run_without(["torch"], "\n".join(f"import timelike.{name.removesuffix('.__init__')}" for name in lower))
