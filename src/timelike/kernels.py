@@ -207,7 +207,7 @@ class Rows:
         longest = int(lengths.max(initial=0))
         if offsets[0] != 0 or lengths.min(initial=0) < 0:
             raise ValueError(f"offsets must start at 0 and never fall, got {offsets[:10].tolist()}...")
-        # Made for every batch of a training, so the general checks of __init__, which hold here, are left out.
+        # Made for every batch of a training, so the general checks of __init__ are left out.
         rows = cls.__new__(cls)
         rows.start, rows.step, rows.lengths = offsets[:-1], np.arange(longest), lengths
         rows.n_rows, rows.complete = int(offsets[-1]), True
