@@ -11,7 +11,15 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-__all__ = ["ConfigError", "DataError", "MissingExtraError", "ModelFileError", "TimelikeError", "nearest", "require"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "MissingExtraError",
+    "ModelFileError",
+    "TimelikeError",
+    "nearest",
+    "require",
+]
 
 
 class TimelikeError(Exception):
@@ -85,5 +93,6 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"this needs {module.partition('.')[0]}, which is not installed: pip install 'timelike[{extra}]' ({error})"
+            f"this needs {module.partition('.')[0]}, which is not installed: "
+            f"pip install 'timelike[{extra}]' ({error})"
         ) from error
