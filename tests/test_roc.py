@@ -202,6 +202,13 @@ def test_separation_at_its_ends():
     assert separation(same.thresholds, *same.efficiencies(np.ones((1, 8)))) == [0.0]
 
 
+def test_a_replica_without_efficiencies_has_no_separation():
+    groups = TieGroups.of(np.array([0.1, 0.2, 0.8, 0.9]), np.arange(4) >= 2)
+    weights = np.array([[1.0, 1.0, 1.0, -2.0], [1.0, 1.0, 1.0, 1.0]])
+    assert np.isnan(groups.efficiencies(weights)[0]).all(axis=1).tolist() == [True, False]
+    np.testing.assert_array_equal(separation(groups.thresholds, *groups.efficiencies(weights)), [np.nan, 1.0])
+
+
 @pytest.mark.parametrize(
     ("scores", "is_signal", "weights", "message"),
     [

@@ -194,7 +194,7 @@ def separation(thresholds: Floats, eps_s: Floats, eps_b: Floats) -> Floats:
     Returns
     -------
     ndarray, shape [R]
-        The separation for each row.
+        The separation for each row; NaN for a row of NaN.
 
     Examples
     --------
@@ -207,7 +207,8 @@ def separation(thresholds: Floats, eps_s: Floats, eps_b: Floats) -> Floats:
     s, b = (np.maximum(eps[:, points[:-1]] - eps[:, points[1:]], 0.0) for eps in (eps_s, eps_b))
     s, b = (density / density.sum(axis=1, keepdims=True) for density in (s, b))
     both = s + b
-    terms = np.divide((s - b) ** 2, both, out=np.zeros_like(both), where=both > 0)
+    # Asked for 0, not for more: a row of NaN stays NaN.
+    terms = np.divide((s - b) ** 2, both, out=np.zeros_like(both), where=both != 0)
     result: Floats = 0.5 * terms.sum(axis=1)
     return result
 
