@@ -295,6 +295,12 @@ class TestNumbers:
             selection="jet_pt > 35",
         )
 
+    def test_the_step_is_counted_in_the_file(self, base):
+        # Of the pt 2 6 2 6 of event 4, the two sixes are kept: steps 1 and 3, the latter is read first.
+        sequence = {"sort_by": "part_pt", "keep_first": 2, "direction": "backward"}
+        message = "event 4, step 3: variable '1 / (part_pid - 11)' is inf"
+        refused(base, message, sequence=sequence, variables=["1 / (part_pid - 11)"], selection="jet_pt > 35")
+
     def test_in_a_number_per_event(self, base):
         refused(
             base,

@@ -6,6 +6,7 @@ import pytest
 import uproot
 
 from event_files import ETA, EVENTS, LENGTHS, OFFSETS, PT, N, jagged, read_events
+from timelike.data.root import _branches
 from timelike.data.sources import open_table
 from timelike.errors import DataError
 
@@ -60,6 +61,17 @@ class TestArrays:
         s = read_events(tmp_path, files=[f"e{suffix}"], variables=["x0"], observers=["y"], **LABELS)
         assert s.values.ravel().tolist() == list(range(N * 2))
         assert s.observers["y"].dtype == np.int16
+
+    @pytest.mark.parametrize("dtype", [">u8", "<u8"])
+    def test_unsigned_integers_of_either_byte_order(self, tmp_path, suffix, dtype):
+        save(
+            tmp_path / f"e{suffix}",
+            X=PADDED,
+            y=Y,
+            n=(np.arange(N, dtype=np.uint64) + np.uint64(2**63 - 3)).astype(dtype),
+        )
+        with pytest.raises(DataError, match="reach 9223372036854775810, which does not fit in int64"):
+            read_events(tmp_path, files=[f"e{suffix}"], variables=["x0"], event_number="n", **LABELS)
 
     @pytest.mark.parametrize(
         ("arrays", "message"),
@@ -183,6 +195,12 @@ class TestROOT:
             assert table.names == ("npt", "pt", "y")
             assert table.n_events == N
             assert table.where == f"{tmp_path / 'e.root'}: tree 't'"
+
+    def test_a_branch_within_a_branch_by_its_own_name(self):
+        # uproot cannot write such trees; this is what it lists of one.
+        listed = {"Muon": 0, "Muon/Muon.pt": 1, "Jet/Jet.pt": 2, "Jet/id": 3, "Muon/id": 4, "Tau/Muon": 5}
+        names = _branches(listed, is_rntuple=False)
+        assert names == listed | {"Muon.pt": 1, "Jet.pt": 2}
 
     def test_all_baskets_are_read(self, tmp_path):
         with uproot.recreate(tmp_path / "e.root") as file:

@@ -214,6 +214,12 @@ class TestCheckFinite:
         with pytest.raises(DataError, match=rf"^jets\.root: variable 'pt' is {bad} in sequence 3, step 1$"):
             s.check_finite("jets.root")
 
+    def test_the_first_step_of_a_sequence(self):
+        s = batch((2, 0, 0, 3))
+        s.values[2, 0] = np.nan
+        with pytest.raises(DataError, match="in sequence 3, step 0"):
+            s.check_finite()
+
     def test_a_bad_weight_is_named(self):
         with pytest.raises(DataError, match="the event weight is nan in sequence 2"):
             full(weights=[1, 2, np.nan, np.inf]).check_finite()

@@ -85,15 +85,14 @@ def _by_event_number(sequences: Sequences, config: SplitConfig) -> dict[str, npt
 
 
 def _by_chance(sequences: Sequences, config: SplitConfig) -> dict[str, npt.NDArray[np.int64]]:
-    shares = np.cumsum([getattr(config.fractions, part) for part in PARTS])
-    shares[-1] = 1.0  # of a sum that is 1 but for rounding, so that nobody is left out
+    shares = np.cumsum([getattr(config.fractions, part) for part in PARTS[:-1]])  # the last gets what is left
     rng = np.random.default_rng(config.seed)
     labels = _classes(sequences)
     pieces: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
     for label in np.unique(labels):
         shuffled = rng.permutation(np.flatnonzero(labels == label))
         cuts = np.rint(shares * len(shuffled)).astype(np.int64)
-        for part, piece in zip(PARTS, np.split(shuffled, cuts[:-1]), strict=True):
+        for part, piece in zip(PARTS, np.split(shuffled, cuts), strict=True):
             pieces[part].append(piece)
     nobody = np.empty(0, dtype=np.int64)
     return {part: np.sort(np.concatenate([nobody, *pieces[part]])) for part in PARTS}
