@@ -16,7 +16,7 @@ from timelike.config import (
     load_config,
 )
 from timelike.errors import ConfigError
-from timelike.yamlfile import read_yaml
+from timelike.yamlfile import read_yaml, write_yaml
 
 DATA = """\
 data:
@@ -325,3 +325,16 @@ def test_scalars_follow_yaml_1_2(tmp_path: Path, text: str, value: object) -> No
 
 def test_keys_are_text(tmp_path: Path) -> None:
     assert read_yaml(written(tmp_path, "0: a\nno: b\n")).values == {"0": "a", "no": "b"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1e-3", "1e5", "1e400", ".5", "1.", "0x1F", "0o17", "012", ".nan", "-.inf", "1_000", "12:30"),
+        *("no", "on", "true", "~", "null", "", "2024-01-01", "<<", "=", "#", "-", "é", "'", " a", "a\nb"),
+        *("a: b", "- a", "a # b", "!x", "&a", "*a", "a" * 200 + " + " + "b" * 200),
+    ],
+)
+def test_text_stays_text_when_it_is_written_and_read(tmp_path: Path, text: str) -> None:
+    values = {"key": text, "list": [text], text: "key"}
+    assert read_yaml(written(tmp_path, write_yaml(values))).values == values

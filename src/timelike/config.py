@@ -32,8 +32,8 @@ from pydantic import (
 
 from timelike import __version__
 from timelike.configerrors import first_error
-from timelike.errors import ConfigError, nearest, require
-from timelike.yamlfile import YamlDocument, read_yaml
+from timelike.errors import ConfigError, nearest
+from timelike.yamlfile import YamlDocument, read_yaml, write_yaml
 
 __all__ = [
     "AdamConfig",
@@ -409,7 +409,6 @@ class Config(_Section):
 
     def written_for(self, folder: Path) -> str:
         """Write the whole config, defaults included, as YAML text that works from another folder."""
-        yaml = require("yaml", "data")
         values = self.model_dump(mode="json")
         for section in ("data", "sequence"):  # where None means "not given"; elsewhere it is a choice
             values[section] = {
@@ -418,8 +417,8 @@ class Config(_Section):
         for source in (values["data"], *values["data"].get("classes", {}).values()):
             source["files"] = [_relocated(name, self.base, folder) for name in source.get("files", [])]
         values["output"] = _relocated(self.output, self.base, folder)
-        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-        return f"# Every value of this run, defaults included. Written by timelike {__version__}.\n{text}"
+        head = f"# Every value of this run, defaults included. Written by timelike {__version__}.\n"
+        return head + write_yaml(values)
 
 
 def _relocated(name: str, base: Path, folder: Path) -> str:

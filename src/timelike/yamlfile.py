@@ -1,4 +1,4 @@
-"""Reading YAML as people expect it: YAML 1.2 scalars, keys that are text and stand once, errors with a place.
+"""YAML as people expect it: YAML 1.2 scalars, keys that are text and stand once, errors with a place.
 
 PyYAML follows YAML 1.1, where `1e-3` is text, and `no`, `on` and `y` are truth values; a config with a class
 named `no` or a learning rate of `1e-3` would then mean something else than it says.
@@ -14,7 +14,7 @@ from typing import Any
 
 from timelike.errors import ConfigError, require
 
-__all__ = ["YamlDocument", "read_yaml"]
+__all__ = ["YamlDocument", "read_yaml", "write_yaml"]
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(
@@ -89,6 +89,34 @@ def read_yaml(path: Path) -> YamlDocument:
     return YamlDocument(name, _construct(node, (), name, lines, frozenset()), lines)
 
 
+def write_yaml(values: Mapping[str, Any]) -> str:
+    """Write a mapping as YAML that `read_yaml` reads as the same values.
+
+    Parameters
+    ----------
+    values : mapping
+        Mappings, lists, text, numbers, truth values and None.
+
+    Examples
+    --------
+    >>> print(write_yaml({"weights": "1e-3", "rate": 1e-3}), end="")
+    weights: '1e-3'
+    rate: 0.001
+    """
+    yaml = require("yaml", "data")
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined]
+        """PyYAML's, which quotes what YAML 1.1 takes for something else than text; some of 1.2 is missing."""
+
+    def represent_text(dumper: Any, text: str) -> Any:
+        plain = isinstance(_value_of(text), str)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+
+    Dumper.add_representer(str, represent_text)
+    written: str = yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return written
+
+
 def _construct(
     node: Any,
     path: tuple[str | int, ...],
@@ -126,8 +154,12 @@ def _construct(
 
 def _scalar(node: Any) -> Any:
     text: str = node.value
-    if node.style is not None:  # quoted, or a block: text whatever it looks like
-        return text
+    # Quoted, or a block: text whatever it looks like.
+    return text if node.style is not None else _value_of(text)
+
+
+def _value_of(text: str) -> Any:
+    """Give what a plain scalar stands for."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
