@@ -1,6 +1,9 @@
-"""One LSTM layer against `torch.nn.LSTM`: a training step and inference, float32.
+"""One LSTM layer against `torch.nn.LSTM`: a training step, inference, and a training step on ragged batches.
 
     python bench/layers.py [--threads 1] [--seconds 1.0] [--json FILE]
+
+Ragged: lengths uniform in 1 .. T, so that half of a padded batch is padding. Ours takes the rows as they
+are; torch's time is the better one of padding (a mask on the gradients) and of packing.
 
 Every case is first checked (outputs and all gradients against `torch.nn.LSTM` in float64), then timed:
 ours and torch's in turn, so that a busy machine slows both. Times are medians of CPU time of the one
@@ -23,7 +26,8 @@ import torch
 import timelike.nn
 from timelike import __version__, kernels
 
-GRID = [  # B, T, D, H
+Size = tuple[int, int, int, int]
+GRID: list[Size] = [  # B, T, D, H
     (100, 10, 30, 10),
     (256, 30, 32, 32),
     (32, 50, 16, 64),
@@ -49,20 +53,94 @@ def relative_errors(got: list[torch.Tensor], exact: list[torch.Tensor]) -> list[
     return [((a.double() - e).abs().max() / e.abs().max()).item() for a, e in zip(got, exact, strict=True)]
 
 
-def check(size: tuple[int, int, int, int], ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
-    """Largest relative error of ours in any output or gradient; it must be at most twice torch's own."""
+def ragged_step(
+    module: torch.nn.Module, x: torch.Tensor, offsets: torch.Tensor, upstream: torch.Tensor
+) -> list[torch.Tensor]:
+    """The same for a ragged batch: x [N, D], N(0,1) upstream gradients [N, H] on the rows."""
+    x.grad = None
+    module.zero_grad()
+    (y, _), _ = module(timelike.nn.Ragged(x, offsets))
+    y.backward(upstream)
+    return [y, x.grad, *(p.grad for p in module.parameters())]
+
+
+def packed_step(
+    module: torch.nn.Module, padded: torch.Tensor, lengths: torch.Tensor, upstream: torch.Tensor
+) -> list[torch.Tensor]:
+    """The same for torch's packed sequences, made from a padded batch [T, B, D]; upstream as packed."""
+    padded.grad = None
+    module.zero_grad()
+    y, _ = module(torch.nn.utils.rnn.pack_padded_sequence(padded, lengths, enforce_sorted=False))
+    y.data.backward(upstream)
+    return [y.data, padded.grad, *(p.grad for p in module.parameters())]
+
+
+def assert_close(
+    size: Size, got: list[torch.Tensor], theirs: list[torch.Tensor], exact: list[torch.Tensor]
+) -> float:
+    """Largest relative error of `got`; it must be at most twice torch's own."""
+    errors = relative_errors(got, exact)
+    for mine, torchs in zip(errors, relative_errors(theirs, exact), strict=True):
+        if not mine <= 2 * torchs + 8 * torch.finfo(torch.float32).eps:
+            raise SystemExit(f"{size}: wrong result, relative error {mine:.1e}, torch's own is {torchs:.1e}")
+    return max(errors)
+
+
+def in_double(theirs: torch.nn.LSTM) -> torch.nn.LSTM:
+    exact = torch.nn.LSTM(theirs.input_size, theirs.hidden_size).double()
+    exact.load_state_dict(theirs.state_dict())
+    return exact
+
+
+def check(size: Size, ours: torch.nn.Module, theirs: torch.nn.LSTM) -> float:
     B, T, D, H = size
     x = torch.randn(T, B, D)
     upstream = [torch.randn(T, B, H), torch.randn(1, B, H), torch.randn(1, B, H)]
-    exact_module = torch.nn.LSTM(D, H).double()
-    exact_module.load_state_dict(theirs.state_dict())
-    exact = step(exact_module, x.double().requires_grad_(), [u.double() for u in upstream])
-    our_errors = relative_errors(step(ours, x.clone().requires_grad_(), upstream), exact)
-    torch_errors = relative_errors(step(theirs, x.clone().requires_grad_(), upstream), exact)
-    for mine, torchs in zip(our_errors, torch_errors, strict=True):
-        if not mine <= 2 * torchs + 8 * torch.finfo(torch.float32).eps:
-            raise SystemExit(f"{size}: wrong result, relative error {mine:.1e}, torch's own is {torchs:.1e}")
-    return max(our_errors)
+    exact = step(in_double(theirs), x.double().requires_grad_(), [u.double() for u in upstream])
+    got, torchs = (step(m, x.clone().requires_grad_(), upstream) for m in (ours, theirs))
+    return assert_close(size, got, torchs, exact)
+
+
+def ragged_ratio(
+    size: Size, ours: torch.nn.Module, theirs: torch.nn.LSTM, seconds: float, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Time of ours, and of torch's better way, for a training step on a ragged batch."""
+    B, T, D, H = size
+    lengths = torch.randint(1, T + 1, (B,))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    batch, time_step = (torch.arange(T)[None] < lengths[:, None]).nonzero().T  # of each ragged row
+    order = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.empty(T, B, 1).index_put_((time_step, batch), torch.arange(len(batch)).float()[:, None]),
+        lengths,
+        enforce_sorted=False,
+    ).data[:, 0]
+    order = order.long()  # ragged row of each packed row
+    padded = torch.zeros(T, B, D)
+    padded[time_step, batch] = torch.randn(len(batch), D)
+    x, dy = padded[time_step, batch].requires_grad_(), torch.randn(len(batch), H)
+    dy_padded = torch.zeros(T, B, H).index_put_((time_step, batch), dy)
+    dy_packed = dy[order].contiguous()
+    padded.requires_grad_()
+
+    exact = packed_step(
+        in_double(theirs), padded.detach().double().requires_grad_(), lengths, dy_packed.double()
+    )
+    torchs = packed_step(theirs, padded, lengths, dy_packed)
+    got = ragged_step(ours, x, offsets, dy)
+    got[0], got[1] = got[0][order], torch.zeros(T, B, D).index_put_((time_step, batch), got[1])
+    assert_close(size, got, torchs, exact)
+
+    nothing = torch.zeros(1, B, H)
+    mine, by_padding, by_packing = medians(
+        [
+            lambda: ragged_step(ours, x, offsets, dy),
+            lambda: step(theirs, padded, [dy_padded, nothing, nothing]),
+            lambda: packed_step(theirs, padded, lengths, dy_packed),
+        ],
+        seconds,
+        clock,
+    )
+    return mine, min(by_padding, by_packing)
 
 
 def medians(calls: list[Callable[[], object]], seconds: float, clock: Callable[[], float]) -> list[float]:
@@ -84,7 +162,7 @@ def matrix_product_rate(seconds: float, clock: Callable[[], float]) -> float:
     return 2 * 1024**3 / medians([lambda: a @ b], seconds, clock)[0]
 
 
-def measure(size: tuple[int, int, int, int], seconds: float, clock: Callable[[], float]) -> dict[str, float]:
+def measure(size: Size, seconds: float, clock: Callable[[], float]) -> dict[str, float]:
     B, T, D, H = size
     theirs, ours = torch.nn.LSTM(D, H), timelike.nn.LSTM(D, H)
     ours.load_state_dict(theirs.state_dict())
@@ -98,6 +176,7 @@ def measure(size: tuple[int, int, int, int], seconds: float, clock: Callable[[],
 
     train = medians([lambda: step(ours, x, upstream), lambda: step(theirs, x, upstream)], seconds, clock)
     infer = medians([lambda: predict(ours), lambda: predict(theirs)], seconds, clock)
+    ragged = ragged_ratio(size, ours, theirs, seconds, clock)
     operations = 2.0 * B * T * 4 * H * (D + H)
     return {
         "error": error,
@@ -108,6 +187,9 @@ def measure(size: tuple[int, int, int, int], seconds: float, clock: Callable[[],
         "inference_ms": 1e3 * infer[0],
         "inference_torch_ms": 1e3 * infer[1],
         "inference_ratio": infer[1] / infer[0],
+        "ragged_ms": 1e3 * ragged[0],
+        "ragged_torch_ms": 1e3 * ragged[1],
+        "ragged_ratio": ragged[1] / ragged[0],
     }
 
 
@@ -128,23 +210,28 @@ def main() -> None:
         f"timelike {__version__} ({kernels.isa()}) against torch {torch.__version__}, "
         f"{options.threads} thread(s); a large matrix product reaches {rate / 1e9:.0f} GFLOP/s\n"
     )
-    print(
-        "| B, T, D, H | training step, ms | torch | ratio | GFLOP/s | inference, ms | torch | ratio | error |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| B, T, D, H | training step, ms | torch | ratio | GFLOP/s ", end="")
+    print("| ragged step, ms | torch | ratio | inference, ms | torch | ratio | error |")
+    print("|---" * 12 + "|")
     rows = []
     for size in GRID:
         row = measure(size, options.seconds, clock)
         rows.append({"size": size, **row})
-        print(
-            f"| {', '.join(map(str, size))} | {row['train_ms']:.3g} | {row['train_torch_ms']:.3g} "
-            f"| {row['train_ratio']:.2f} | {row['train_rate'] / 1e9:.0f} ({row['train_rate'] / rate:.0%}) "
-            f"| {row['inference_ms']:.3g} | {row['inference_torch_ms']:.3g} | {row['inference_ratio']:.2f} "
-            f"| {row['error']:.0e} |",
-            flush=True,
-        )
-    means = [statistics.geometric_mean(r[key] for r in rows) for key in ("train_ratio", "inference_ratio")]
-    print(f"\ngeometric mean of the ratios: training {means[0]:.2f}, inference {means[1]:.2f}")
+        share = f"{row['train_rate'] / 1e9:.0f} ({row['train_rate'] / rate:.0%})"
+        cells = [", ".join(map(str, size))]
+        for mode in ("train", "ragged", "inference"):
+            cells += [
+                f"{row[f'{mode}_ms']:.3g}",
+                f"{row[f'{mode}_torch_ms']:.3g}",
+                f"{row[f'{mode}_ratio']:.2f}",
+            ]
+            cells += [share] if mode == "train" else []
+        print("| " + " | ".join([*cells, f"{row['error']:.0e}"]) + " |", flush=True)
+    means = {
+        mode: statistics.geometric_mean(row[f"{mode}_ratio"] for row in rows)
+        for mode in ("train", "ragged", "inference")
+    }
+    print("\ngeometric mean of the ratios: " + ", ".join(f"{k} {v:.2f}" for k, v in means.items()))
     if options.json:
         options.json.write_text(json.dumps({"matrix_product_rate": rate, "rows": rows}, indent=1))
 
