@@ -200,7 +200,7 @@ class Rows:
         ValueError
             If the offsets do not start at 0, or fall.
         """
-        offsets = np.array(offsets, np.int64)
+        offsets = np.asarray(offsets, np.int64).copy()  # the caller may write to theirs
         if offsets.ndim != 1 or len(offsets) < 1:
             raise ValueError(f"offsets: shape {offsets.shape}, expected (B + 1,)")
         lengths = offsets[1:] - offsets[:-1]

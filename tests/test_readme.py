@@ -1,0 +1,36 @@
+"""What the README shows runs, and what it names is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_code_of_the_readme_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    torch.manual_seed(1)
+    shown: dict = {}
+    exec(code, shown)
+    run, back, lstm = shown["run"], shown["back"], shown["lstm"]
+    np.testing.assert_allclose(run.hT, shown["h"][0].detach(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(back.dW, lstm.weight_ih_l0.grad, rtol=0, atol=1e-5)
+    assert back.dgates.shape == (70, 4 * 32)
+
+
+def test_the_links_of_the_pages_lead_somewhere():
+    for page in ("README.md", "CONTRIBUTING.md", "docs/equations.md"):
+        text = (ROOT / page).read_text()
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_commands_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^ +make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
