@@ -26,6 +26,8 @@ demo: setup  ## train, evaluate and apply the jet tagger of examples/top_tagging
 	$(BIN)/timelike evaluate examples/top_tagging/runs/top_tagging
 	$(BIN)/timelike apply examples/top_tagging/runs/top_tagging/model.safetensors \
 	  --input examples/top_tagging/top_vs_qcd.root -o examples/top_tagging/runs/top_tagging/scores.root
+	@echo "open examples/top_tagging/runs/top_tagging/report.html in a browser"
+	@test -z "$$DISPLAY$$WAYLAND_DISPLAY" || xdg-open examples/top_tagging/runs/top_tagging/report.html || true
 
 tutorial: setup  ## the same with the data set of TMVA's recurrent-network tutorial
 	$(BIN)/python examples/tmva_rnn/generate.py
