@@ -120,8 +120,10 @@ def test_an_optimiser_is_chosen_by_its_name(tmp_path: Path, given: str, kind: ty
     assert type(config.training.optimiser) is kind
 
 
-def test_the_written_config_says_the_same_from_another_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["{by: event_number, modulo: 20}", "{seed: 3}"])
+def test_the_written_config_says_the_same_from_another_folder(tmp_path: Path, split: str) -> None:
     extra = "training: {schedule: {name: plateau}, clip_norm: null, early_stopping: null}\noutput: runs/a\n"
+    extra += f"split: {split}\n"
     config = load_config(written(tmp_path, DATA + extra), overrides={"training.epochs": 2})
     folder = config.run_folder
     folder.mkdir(parents=True)
@@ -199,6 +201,12 @@ BELOW_DATA = {
     "fractions": (
         "split: {fractions: {train: 0.5}}",
         "split.fractions: train, validation and test sum to 0.8",
+    ),
+    "order of nothing": ("sequence: {order: ascending}", "sequence: order: ascending has no meaning without"),
+    "forgotten by": ("split: {modulo: 20}", "split: 'modulo' has no meaning with by: random"),
+    "two ways of splitting": (
+        "split: {by: event_number, fractions: {train: 0.5, test: 0.4}}",
+        "split: 'fractions' has no meaning with by: event_number",
     ),
     "remainder": ("split: {by: event_number, modulo: 9}", "split: remainder 9 cannot occur modulo 9"),
     "remainder twice": (

@@ -169,6 +169,8 @@ class SequenceConfig(_Section):
     def _check(self) -> SequenceConfig:
         if self.keep_first is not None and self.keep_last is not None:
             raise ValueError("give either 'keep_first' or 'keep_last', not both")
+        if self.order == "ascending" and self.sort_by is None:
+            raise ValueError("order: ascending has no meaning without 'sort_by'")
         return self
 
 
@@ -206,6 +208,10 @@ class SplitConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
+        # Most likely `by` was forgotten, and the events would be split in another way than is meant.
+        for key in ("modulo", "remainders") if self.by == "random" else ("fractions",):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key!r} has no meaning with by: {self.by}")
         if self.by == "random":
             return self
         parts = self.remainders
