@@ -76,6 +76,13 @@ class TestFit:
         assert z.dtype == np.float32
         np.testing.assert_allclose(z, (exact - exact.mean()) / exact.std(), rtol=1e-6, atol=1e-7)
 
+    def test_a_transform_of_no_variable(self):
+        # Of steps that are a branch each, the variables are not known before they are read.
+        labels = {"a": "y == 0", "b": "y == 1"}
+        data = DataConfig(files=("f.root",), steps=("v*",), labels=labels, transforms={"x2": "none"})
+        with pytest.raises(DataError, match=r"data\.transforms: the data have no variable 'x2'; known: 'x0', 'x1'"):
+            FittedTransforms.fit(some([[1.0, 2.0]]), data)
+
     def test_none_and_default(self):
         s = some([[1.0, 2.0], [3.0, 5.0]])
         for transforms, kinds in [
@@ -137,6 +144,7 @@ class TestDict:
         [
             ({"names": None}, "transforms: TypeError"),
             ({"mean": ["x"]}, "transforms: ValueError"),
+            ({"mean": [10**400]}, "transforms: OverflowError"),
             ({"mean": []}, "1 names, 1 kinds, 0 means, 1 scales"),
             ({"mean": [[0.0]]}, "1 names, 1 kinds"),
             ({"kinds": ["non"]}, "no transform 'non'; nearest: 'none'"),

@@ -210,7 +210,8 @@ def test_a_model_comes_back_the_same_to_the_bit(
 HEADERS = {
     "network key": ({"network": {"recurrent": [{"cell": "lstm", "units": 32, "bidirectional": False}],
                                  "head": {"units": [32]}, "poolin": "max"}}, "poolin: "),
-    "classes": ({"classes": ["a", "b", "x"], "signal": "x"}, "'classes' and 'data' in the header disagree"),
+    "classes": ({"classes": ["a", "b", "x"], "signal": "x"}, "'classes' and 'signal' in the header disagree"),
+    "signal": ({"signal": "a"}, "'classes' and 'signal' in the header disagree with 'data'"),
     "transforms": ({"transforms": {}}, "the header cannot be used: transforms: "),
     "variables": ({"variables": ["eta", "pt"]}, "'variables' and 'transforms' in the header disagree"),
 }  # fmt: skip

@@ -288,8 +288,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise ModelFileError(f"{path}: the header cannot be used: {key}: {first['msg']}") from None
-    if data.class_names != tuple(meta["classes"]):
-        raise ModelFileError(f"{path}: 'classes' and 'data' in the header disagree")
+    if data.class_names != tuple(meta["classes"]) or data.signal_name != meta["signal"]:
+        raise ModelFileError(f"{path}: 'classes' and 'signal' in the header disagree with 'data'")
     try:
         transforms = FittedTransforms.from_dict(meta["transforms"])
     except ModelFileError as error:

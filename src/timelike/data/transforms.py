@@ -75,8 +75,12 @@ class FittedTransforms:
         Raises
         ------
         DataError
-            If there are no steps, or their weights are all 0.
+            If there are no steps, or their weights are all 0, or a transform is of no variable.
         """
+        for name in () if data is None else data.transforms:
+            if name != "default" and name not in sequences.names:
+                near = nearest(name, sequences.names)
+                raise DataError(f"data.transforms: the data have no variable '{name}'; {near}")
         kinds = tuple("standardise" if data is None else data.transform_of(name) for name in sequences.names)
         values, weights = sequences.values, None
         if sequences.weights is not None:
@@ -144,7 +148,7 @@ class FittedTransforms:
             names, kinds = tuple(map(str, values["names"])), tuple(map(str, values["kinds"]))
             mean = np.array(values["mean"], dtype=np.float64)
             scale = np.array(values["scale"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(f"transforms: {type(error).__name__} for {error}") from error
         if not len(names) == len(kinds) == mean.size == scale.size or mean.ndim != 1 or scale.ndim != 1:
             raise ModelFileError(
