@@ -323,7 +323,9 @@ class TestAwkward:
     def test_jagged_rows(self):
         array = self.ak.Array([[[1.0, 2.0], [3.0, 4.0]], [], [[5.0, 6.0]]])
         rows = self.ak.to_regular(array, axis=2)
-        assert [a.tolist() for a in Sequences.from_awkward(rows)] == [[[1, 2], [3, 4]], [], [[5, 6]]]
+        for same in (array, rows, rows[:, ::-1][:, ::-1]):
+            assert [a.tolist() for a in Sequences.from_awkward(same)] == [[[1, 2], [3, 4]], [], [[5, 6]]]
+        assert Sequences.from_awkward(rows[:0]).values.shape == (0, 2)
 
     def test_jagged_numbers_are_one_variable(self):
         assert Sequences.from_awkward(self.ak.Array([[1.0], [], [2.0, 3.0]])).values.tolist() == [
@@ -340,6 +342,28 @@ class TestAwkward:
     def test_a_number_per_event_is_not_a_sequence(self):
         with pytest.raises(DataError, match="column 'pt' has type 2"):
             Sequences.from_awkward({"pt": self.ak.Array([1.0, 2.0])})
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            ({"pt": [[1.0, None], [2.0]]}, "column 'pt': event 0, step 1 has no value"),
+            ({"pt": [[1.0], None]}, "column 'pt': event 1 has no value"),
+            ([[{"pt": 1.0}], [{"pt": 1.0}, None]], "column 'pt': event 1, step 1 has no value"),
+            ({"pt": [["a"], []]}, "column 'pt' holds strings"),
+            ({"pt": [[[1.0]]]}, "column 'pt' holds lists of lists"),
+            ([1.0, 2.0], "the array has type 2"),
+            (
+                [[[1.0, 2.0]], [], [[3.0, 4.0], [5.0]]],
+                "sequence 2, step 1 has 1 variables, the first step has 2",
+            ),
+            ([[[1.0, 2.0]], None], "the array: event 1 has no value"),
+            ([[[1.0, 2.0], None]], "the array: event 0, step 1 has no value"),
+            ([[[1.0, 2.0], [3.0, None]]], "the array, its sequences in one,: event 1, step 1 has no value"),
+        ],
+    )
+    def test_what_is_not_a_number_is_named(self, array, message):
+        with pytest.raises(DataError, match=message):
+            Sequences.from_awkward(array if isinstance(array, dict) else self.ak.Array(array))
 
 
 class TestTorch:

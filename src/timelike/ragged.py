@@ -1,16 +1,18 @@
-"""Arithmetic of offsets: where the rows of each sequence of a ragged batch are.
+"""Arithmetic of offsets: where the rows of each sequence of a ragged batch are, and where they come from.
 
 Offsets `[B+1]` of `B` sequences: sequence b has the rows ``offsets[b]:offsets[b + 1]``.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from timelike.errors import DataError
+from timelike.errors import DataError, require
 
-__all__ = ["check_same_lengths", "gather", "integers", "offsets_of"]
+__all__ = ["check_same_lengths", "flattened", "gather", "integers", "offsets_of"]
 
 
 def offsets_of(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -102,3 +104,56 @@ def integers(name: str, array: npt.ArrayLike) -> npt.NDArray[np.int64]:
     if numbers.dtype == np.uint64 and numbers.size and numbers.max() > np.iinfo(np.int64).max:
         raise DataError(f"{name} reach {numbers.max()}, which does not fit in int64")
     return numbers.astype(np.int64, copy=False)
+
+
+def flattened(array: Any, what: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+    """Give the numbers of an awkward array, one after another, and where those of each event are.
+
+    Parameters
+    ----------
+    array : awkward.Array
+        ``B * number``, ``B * var * number`` or ``B * K * number``, optional types allowed where
+        nothing is missing.
+    what : str
+        What error messages call it.
+
+    Returns
+    -------
+    values : array [B] or [N]
+    offsets : array [B+1], or None
+        None for one number per event.
+
+    Raises
+    ------
+    DataError
+        If the array holds something else, or a value is missing.
+
+    Examples
+    --------
+    >>> import awkward as ak
+    >>> flattened(ak.Array([[1.0, 2.0], [], [3.0]]), "column 'pt'")
+    (array([1., 2., 3.]), array([0, 2, 2, 3]))
+    """
+    ak = require("awkward", "data")
+    kind = str(array.type.content)
+    if "string" in kind or "bytes" in kind:
+        raise DataError(f"{what} holds strings; numbers are needed")
+    if ak.fields(array):
+        raise DataError(
+            f"{what} holds records of {', '.join(map(repr, ak.fields(array)[:10]))}; name one of them"
+        )
+    if array.ndim > 2:
+        raise DataError(f"{what} holds lists of lists ({kind}); one number per event or per step is needed")
+    missing = np.asarray(ak.is_none(array))
+    if missing.any():
+        raise DataError(f"{what}: event {int(np.argmax(missing))} has no value")
+    if array.ndim == 1:
+        return np.asarray(ak.to_numpy(array, allow_missing=False)), None
+    offsets = offsets_of(ak.to_numpy(ak.num(array, axis=1), allow_missing=False))
+    flat = ak.flatten(array, axis=1)
+    missing = np.asarray(ak.is_none(flat))
+    if missing.any():
+        row = int(np.argmax(missing))
+        event = int(np.searchsorted(offsets, row, side="right")) - 1
+        raise DataError(f"{what}: event {event}, step {row - int(offsets[event])} has no value")
+    return np.asarray(ak.to_numpy(flat, allow_missing=False)), offsets

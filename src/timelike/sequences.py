@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timelike.errors import DataError, require
-from timelike.ragged import check_same_lengths, gather, integers, offsets_of
+from timelike.ragged import check_same_lengths, flattened, gather, integers, offsets_of
 
 __all__ = ["Sequences"]
 
@@ -353,28 +353,27 @@ class Sequences:
         Raises
         ------
         DataError
-            If two columns have different lengths in a sequence, or one is not jagged numbers.
+            If two columns have different lengths in a sequence, rows do not have D numbers each, or
+            something is not a number or missing.
         """
         ak = require("awkward", "data")
         if isinstance(array, Mapping):
-            columns = dict(array)
+            columns = {name: ak.Array(column) for name, column in array.items()}
         elif ak.fields(array):
             columns = {name: array[name] for name in ak.fields(array)}
+        elif array.ndim == 3:
+            return cls(*_jagged_rows(array), **fields)
         else:
-            content = ak.to_packed(array)
-            if content.ndim == 2:
-                content = content[:, :, None]
-            values = np.asarray(ak.to_numpy(ak.flatten(content, axis=1), allow_missing=False))
-            return cls(values, offsets_of(ak.num(content, axis=1)), **fields)
+            values, offsets = _jagged_numbers(array, "the array")
+            return cls(values[:, None], offsets, **fields)
         if not columns:
             raise DataError("no columns")
-        first, flat = next(iter(columns)), []
+        flat, offsets, first = [], np.empty(0), next(iter(columns))
         for name, column in columns.items():
-            if column.ndim != 2:
-                raise DataError(f"column '{name}' has type {column.type}; one number per step is needed")
-            check_same_lengths(first, ak.num(columns[first], axis=1), name, ak.num(column, axis=1))
-            flat.append(np.asarray(ak.to_numpy(ak.flatten(column, axis=1), allow_missing=False)))
-        offsets = offsets_of(ak.num(columns[first], axis=1))
+            values, own = _jagged_numbers(column, f"column '{name}'")
+            offsets = own if name == first else offsets
+            check_same_lengths(first, np.diff(offsets), name, np.diff(own))
+            flat.append(values)
         return cls(np.stack(flat, axis=1), offsets, tuple(columns), **fields)
 
     def to_awkward(self) -> Any:
@@ -515,6 +514,31 @@ class Sequences:
             return torch.from_numpy(array if array.flags.writeable else array.copy())
 
         return torch.nested.nested_tensor_from_jagged(tensor(self.values), offsets=tensor(self.offsets))
+
+
+def _jagged_numbers(array: Any, what: str) -> tuple[Array, Array]:
+    """Give the numbers of an awkward array ``B * var * number``, and the offsets of its sequences."""
+    values, offsets = flattened(array, what)
+    if offsets is None:
+        raise DataError(f"{what} has type {array.type}; one number per step is needed")
+    return values, offsets
+
+
+def _jagged_rows(array: Any) -> tuple[Array, Array]:
+    """Give the rows of an awkward array ``B * var * D * number``, and the offsets of its sequences."""
+    ak = require("awkward", "data")
+    _, offsets = _jagged_numbers(ak.num(array, axis=2), "the array")
+    rows = ak.flatten(array, axis=1)
+    _, cuts = _jagged_numbers(rows, "the array, its sequences in one,")
+    widths = np.diff(cuts)
+    if np.any(widths != widths[:1]):
+        row = int(np.argmax(widths != widths[0]))
+        b = int(np.searchsorted(offsets, row, side="right")) - 1
+        raise DataError(
+            f"sequence {b}, step {row - int(offsets[b])} has {widths[row]} variables, "
+            f"the first step has {widths[0]}"
+        )
+    return np.asarray(ak.to_numpy(rows, allow_missing=False)), offsets
 
 
 def _offsets(given: npt.ArrayLike, n_rows: int) -> Array:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from timelike.errors import DataError, TimelikeError, nearest, require
-from timelike.ragged import gather, offsets_of
+from timelike.errors import DataError, TimelikeError, nearest
+from timelike.ragged import flattened, gather
 
 __all__ = ["Column", "Table", "column_from_awkward", "located", "reading"]
 
@@ -168,26 +168,4 @@ def column_from_awkward(array: Any, what: str) -> Column:
     DataError
         If the array holds something else, or a value is missing.
     """
-    ak = require("awkward", "data")
-    kind = str(array.type.content)
-    if "string" in kind or "bytes" in kind:
-        raise DataError(f"{what} holds strings; numbers are needed")
-    if ak.fields(array):
-        raise DataError(
-            f"{what} holds records of {', '.join(map(repr, ak.fields(array)[:10]))}; name one of them"
-        )
-    if array.ndim > 2:
-        raise DataError(f"{what} holds lists of lists ({kind}); one number per event or per step is needed")
-    missing = np.asarray(ak.is_none(array))
-    if missing.any():
-        raise DataError(f"{what}: event {int(np.argmax(missing))} has no value")
-    if array.ndim == 1:
-        return Column(np.asarray(ak.to_numpy(array, allow_missing=False)))
-    offsets = offsets_of(ak.to_numpy(ak.num(array, axis=1), allow_missing=False))
-    flat = ak.flatten(array, axis=1)
-    missing = np.asarray(ak.is_none(flat))
-    if missing.any():
-        row = int(np.argmax(missing))
-        event = int(np.searchsorted(offsets, row, side="right")) - 1
-        raise DataError(f"{what}: event {event}, step {row - int(offsets[event])} has no value")
-    return Column(np.asarray(ak.to_numpy(flat, allow_missing=False)), offsets)
+    return Column(*flattened(array, what))
