@@ -35,7 +35,8 @@ def expected(rows, key, config):
     st.sampled_from(["forward", "backward"]),
 )
 def test_each_event_by_itself(events, dtype, sort, order, keep, direction):
-    config = SequenceConfig(sort_by="key" if sort else None, order=order, direction=direction, **keep)
+    by = {"sort_by": "key", "order": order} if sort else {}
+    config = SequenceConfig(direction=direction, **by, **keep)
     offsets = offsets_of([len(e) for e in events])
     key = np.array([k for e in events for k in e], dtype=np.int64).astype(dtype) if sort else None
     rows, new = step_order(offsets, config, key)

@@ -80,7 +80,7 @@ class TestFit:
         # Of steps that are a branch each, the variables are not known before they are read.
         labels = {"a": "y == 0", "b": "y == 1"}
         data = DataConfig(files=("f.root",), steps=("v*",), labels=labels, transforms={"x2": "none"})
-        with pytest.raises(DataError, match=r"data\.transforms: the data have no variable 'x2'; known: 'x0', 'x1'"):
+        with pytest.raises(DataError, match=r"transforms: the data have no variable 'x2'; known: 'x0', 'x1'"):
             FittedTransforms.fit(some([[1.0, 2.0]]), data)
 
     def test_none_and_default(self):
