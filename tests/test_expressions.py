@@ -266,6 +266,7 @@ class TestMismatch:
     ("text", "position", "message"),
     [
         ("pt +", 5, "syntax error"),
+        ("pt > ", 6, "syntax error (something is missing at the end)"),
         ("(pt > 1", 1, "syntax error"),
         ("pt > 1)", 7, "syntax error"),
         ("  pt pt", 6, "syntax error"),

@@ -96,10 +96,18 @@ class Text:
                 warnings.simplefilter("error")  # such as `1or x`: Python guesses, we do not
                 return ast.parse(self.prepared, mode="eval").body
         except SyntaxError as error:
-            message = f"syntax error ({error.msg})"
-            raise self.error((error.offset or 1) - 1, message) from error
+            # Python gives no place for what is missing at the end.
+            at = error.offset - 1 if error.offset else len(self.prepared)
+            raise self.error(at, f"syntax error ({self._hint(at) or error.msg})") from error
         except (RecursionError, MemoryError, ValueError, OverflowError) as error:
             raise DataError(f"{self.given[:60]!r}...: too deeply nested, or too large a number") from error
+
+    def _hint(self, at: int) -> str:
+        """Say what Python's parser does not: why the text cannot go on, or end, at a position."""
+        rest = self.prepared[at:]
+        if not rest.strip():
+            return "something is missing at the end"
+        return "'==' compares" if rest.startswith("=") and not rest.startswith("==") else ""
 
 
 def name_of(text: Text, node: ast.expr) -> str | None:
