@@ -82,7 +82,8 @@ def test_event_weights_by_hand(given: Any, balance: bool, expected: list[float])
     [
         ([1, 1, 1, 0], "ab", True, "^train: the weights of the 1 events of class 'b' sum to 0;"),
         ([1, 1, -3, 1], "ab", True, "^train: the weights of the 3 events of class 'a' sum to -1;"),
-        ([0, 0, 0, 0], "ab", False, "^train: the event weights sum to 0; a positive sum is needed"),
+        ([0, 0, 0, 0], "ab", False, "^train: the weights of the 3 events of class 'a' sum to 0; a positive"),
+        ([3, 3, 3, -1], "ab", False, "^train: the weights of the 1 events of class 'b' sum to -1"),
         (None, "abc", True, "^train: no event of class 'c' among 4$"),
     ],
 )  # fmt: skip

@@ -99,7 +99,7 @@ def event_weights(
     Raises
     ------
     DataError
-        If a class has no events, or weights do not have a positive sum.
+        If a class has no events, or its weights do not have a positive sum.
     """
     n, labels = len(sequences), sequences.labels
     if labels is None:
@@ -110,17 +110,13 @@ def event_weights(
     for name, count, total in zip(class_names, counts, sums, strict=True):
         if not count:
             raise DataError(f"{where}: no event of class {name!r} among {n}")
-        if balance and not total > 0.0:
+        # Scaled or not: with a negative sum, ever worse scores of the class would be an ever better loss.
+        if not total > 0.0:
             raise DataError(
                 f"{where}: the weights of the {count} events of class {name!r} sum to {total:g}; "
                 "a positive sum is needed"
             )
-    if balance:
-        factors = n / len(class_names) / sums
-    elif sums.sum() > 0.0:
-        factors = np.full(len(class_names), n / sums.sum())
-    else:
-        raise DataError(f"{where}: the event weights sum to {sums.sum():g}; a positive sum is needed")
+    factors = n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
     scaled: npt.NDArray[np.float64] = weights * factors[labels]
     return scaled
 
@@ -235,7 +231,7 @@ def fit(
     Raises
     ------
     DataError
-        If a class has no events, or weights do not have a positive sum.
+        If a class has no events, or its weights do not have a positive sum.
     TrainingError
         If the loss is no longer a finite number.
     """
