@@ -146,6 +146,11 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 
 # Text below DATA, or in its place, and what the error says after the file's name.
 BELOW_DATA = {
+    "seed beyond torch's": (
+        "training: {seed: 9223372036854775808}",
+        "it must be less than 9223372036854775808",
+    ),
+    "null character": ('output: "a\\0b"', "output: given text with a null character"),
     "misspelt key": ("  variabels: [a]", ":5: data.variabels: unknown key; nearest: 'variables'"),
     "misspelt section": ("trainin: {}", ":5: trainin: unknown key; nearest: 'training'"),
     "misspelt in list": (
@@ -264,6 +269,18 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None
 @pytest.mark.parametrize(("text", "said"), WHOLE.values(), ids=WHOLE)
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, said: str) -> None:
     check_refused(written(tmp_path, text), said)
+
+
+def test_a_bad_entry_of_a_list_is_one_mistake(tmp_path: Path) -> None:
+    path = written(tmp_path, f"{DATA}network: {{recurrent: [{{units: 0}}]}}\n")
+    with pytest.raises(ConfigError, match=r"units: given 0; it must be greater than 0$"):
+        load_config(path)
+
+
+def test_a_number_where_files_belong(tmp_path: Path) -> None:
+    path = written(tmp_path, DATA.replace("files: jets.root", "files: 3"))
+    with pytest.raises(ConfigError, match=r":\d+: data\.files: given 3; text or a list of texts is needed$"):
+        load_config(path)
 
 
 def check_refused(path: Path, said: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -58,14 +59,24 @@ __all__ = [
     "load_config",
 ]
 
-Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("given text with a null character, which no name or path can have")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(_without_nul)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch takes
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
-    return tuple(value) if isinstance(value, list) else value  # strictly, a list is no tuple
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"given {json.dumps(value)}; text or a list of texts is needed")
+    return tuple(value)  # strictly, a list is no tuple
 
 
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]  # one text or a list of them
@@ -204,7 +215,7 @@ class SplitConfig(_Section):
     fractions: FractionsConfig = FractionsConfig()
     modulo: Annotated[int, Field(ge=2)] = 10
     remainders: RemaindersConfig = RemaindersConfig()
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
@@ -345,7 +356,7 @@ class TrainingConfig(_Section):
     clip_norm: PositiveFloat | None = 5.0
     class_balance: bool = True
     dtype: Literal["float32", "float64"] = "float32"
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     # The kernels run on one thread; more of them only meet at PyTorch's barriers, after every few
     # microseconds of work. On a busy machine that made the demo's training twenty times slower.
     threads: PositiveInt = 1
@@ -355,7 +366,7 @@ class EvaluationConfig(_Section):
     """How the figures of merit get their uncertainties."""
 
     bootstrap: NonNegativeInt = 200
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 # -- the whole ----------------------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ _KINDS = {
 def first_error(error: ValidationError, document: YamlDocument, root: type[BaseModel]) -> str:
     """One line for the error that most likely caused the others: a misspelt key before a missing one."""
     errors = error.errors(include_url=False)
+    # A list whose entries are bad is also called too short, which it is not.
+    places = [e["loc"] for e in errors]
+    errors = [e for e in errors if e["type"] != "too_short" or not any(_within(p, e["loc"]) for p in places)]
     errors.sort(key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     path = _path_in(document.values, first["loc"], missing=first["type"] == "missing")
@@ -40,6 +43,10 @@ def first_error(error: ValidationError, document: YamlDocument, root: type[BaseM
     place = f"{document.where(path)}: {'.'.join(map(str, path))}" if path else document.where()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{place}: {_reason(dict(first), path, document.values, root)}{more}"
+
+
+def _within(inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _reason(
