@@ -50,6 +50,11 @@ def test_lines_elsewhere() -> None:
     ]
 
 
+def test_nothing_where_there_is_no_error_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    assert isinstance(on(), Silent)
+
+
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")

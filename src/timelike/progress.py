@@ -155,4 +155,6 @@ def on(stream: TextIO | None = None) -> Progress:
         The error stream when not given, so that results on the output stream stay clean.
     """
     stream = sys.stderr if stream is None else stream
+    if stream is None:  # so Python starts where the terminal's side is closed
+        return Silent()
     return Bar(stream) if stream.isatty() else Lines(stream)
