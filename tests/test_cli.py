@@ -230,7 +230,11 @@ def test_help_teaches(argv: list[str], said: str, capsys: Capture) -> None:
         (["trian"], "no such command 'trian'"),
         (["train"], "missing argument 'CONFIG' (see timelike train --help)"),
         (["train", "x.yaml", "--epoch", "3"], "no such option: --epoch"),
-        (["train", "x.yaml", "--epochs", "0"], "--epochs"),
+        (
+            ["train", "x.yaml", "--epochs", "0"],
+            "'--epochs': given '0'; it must be greater than or equal to 1",
+        ),
+        (["train", "x.yaml", "--epochs", "few"], "'--epochs': given 'few'; it must be a valid integer"),
         (["train", "missing.yaml"], "missing.yaml: no such file"),
         (["evaluate", "missing"], "missing: not the folder of a run, it has no config.yaml"),
         (["apply", "m.safetensors"], "no input"),
@@ -441,6 +445,10 @@ TRAINING_MISTAKES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         config_changed("batch_size: 16", "batch_size: 0"),
         ["training.batch_size: given 0; it must be greater than 0"],
     ),
+    "units without measure": (
+        config_changed("units: 6", "units: 1000000000"),
+        ["network.recurrent: 1000000000 units need more memory than there is"],
+    ),
     "no YAML": (config_changed("data:", "data: ["), ["toy.yaml:", "not valid YAML"]),
     "empty split": (
         config_changed("split: {by: event_number}", "split: {by: event_number, modulo: 1000}"),
@@ -524,6 +532,34 @@ def test_an_old_table_stays_when_a_new_one_fails(finished_run: Path, tmp_path: P
     said = failure(capsys, *apply_to(finished_run, tmp_path, columns))
     assert "data.observers" in said
     assert (tmp_path / "out.root").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["in.root", "../{folder}/in.root", "link.root"])
+def test_apply_never_replaces_its_input(
+    finished_run: Path, tmp_path: Path, capsys: Capture, name: str
+) -> None:
+    argv = apply_to(finished_run, tmp_path, toy_columns(20))
+    (tmp_path / "link.root").symlink_to("in.root")
+    content = (tmp_path / "in.root").read_bytes()
+    argv[-1] = str(tmp_path / name.format(folder=tmp_path.name))
+    assert "it is an input file" in failure(capsys, *argv)
+    assert (tmp_path / "in.root").read_bytes() == content
+
+
+def test_evaluate_what_does_not_belong_together(finished_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(finished_run.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
+    run = tmp_path / finished_run.name
+    config = (run / "config.yaml").read_text()
+    before = files_in(tmp_path)
+    (run / "config.yaml").write_text(config.replace("background:", "other:"))
+    assert "'other', 'signal', those of model.safetensors are 'background', 'signal'" in failure(
+        capsys, "evaluate", run
+    )
+    (run / "config.yaml").write_text(config)
+    for history in ("{}", '[{"epoch": 1}]'):
+        (run / "history.json").write_text(history)
+        assert "history.json: not the history of a training" in failure(capsys, "evaluate", run)
+    assert files_in(tmp_path) == before
 
 
 def test_evaluate_a_folder_that_lacks_something(finished_run: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timelike import data
+from timelike.data.sources import find_files
 from timelike.data.write import check_table_path, write_table
 from timelike.errors import ConfigError
 from timelike.model import Model, load_model, predict
@@ -62,7 +63,7 @@ def apply(
     Raises
     ------
     ConfigError
-        If the output has another suffix or cannot be written.
+        If the output has another suffix, is one of the input files or cannot be written.
     DataError
         If a variable is missing or a file does not hold what it should.
     ModelFileError
@@ -77,6 +78,7 @@ def apply(
     if treename is None and not all(path.suffix.lower() in _ONE_TABLE for path in paths):
         treename = model.data.treename
     how = {"treename": treename, "selection": model.data.selection if select else None}
+    _check_not_an_input(output, paths)
     events = data.read(
         model.data.model_copy(update=how),
         model.sequence,
@@ -94,3 +96,10 @@ def apply(
         columns[name] = observer
     write_table(output, columns)
     return Application(output, columns)
+
+
+def _check_not_an_input(output: Path, paths: Sequence[Path]) -> None:
+    """Refuse to replace a file of events by its scores: the events would be lost."""
+    for file in find_files(paths, Path()):
+        if output.exists() and output.samefile(file):
+            raise ConfigError(f"cannot write {output}: it is an input file; give the table another name")

@@ -60,11 +60,20 @@ def run(argv: list[str]) -> int:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         message: str = error.format_message()  # type: ignore[attr-defined]
+        if (given := _given(error)) is not None:
+            message = message.partition(", unable to parse")[0]
+            message = message.replace("Input should be", f"given {given!r}; it must be")
         hint = f" (see {context.command_path} --help)" if context else ""
         raise ConfigError(message[:1].lower() + message[1:].rstrip(".") + hint) from None
     if code == 130:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _given(error: Exception) -> str | None:
+    """Give the value that an option cannot have, which typer's message leaves out."""
+    errors = getattr(error.__cause__, "errors", None)  # typer has pydantic check them
+    return str(errors()[0]["input"]) if errors else None
 
 
 class _Interrupted(Exception):

@@ -63,6 +63,11 @@ def evaluate_run(folder: str | Path) -> Evaluation:
             raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
     config = load_config(folder / CONFIG)
     model = load_model(folder / MODEL)
+    if config.data.class_names != model.class_names:
+        raise ConfigError(
+            f"{folder}: the classes of {CONFIG} are {_listed(config.data.class_names)}, "
+            f"those of {MODEL} are {_listed(model.class_names)}; train again"
+        )
     history = _history(folder / HISTORY)
     splits = read_splits(config)
     if not len(splits["test"]):
@@ -118,7 +123,18 @@ def _history(path: Path) -> list[dict[str, float]]:
         history: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(history, list) or not all(_is_epoch(entry) for entry in history):
+        raise ConfigError(f"{path}: not the history of a training; train again")
     return history
+
+
+def _is_epoch(entry: object) -> bool:
+    needed = ("epoch", "train_loss", "validation_loss", "validation_auc")
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), int | float) for key in needed)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> dict[str, str | int | float]:

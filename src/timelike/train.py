@@ -94,9 +94,7 @@ def train(config: Config | str | Path, *, progress: Progress | None = None) -> T
     transforms = FittedTransforms.fit(splits["train"], config.data)
     with _settings(config.training):
         names = config.data.class_names
-        network = Network(
-            config.network, splits["train"].n_variables, len(names), dtype=_dtype(config.training)
-        )
+        network = _network(config, splits["train"].n_variables)
         run = _Run(folder, config, network, transforms, splits)
         progress.say(_about_data(splits, names))
         progress.say(f"network: {run.model().n_parameters:,} parameters; kernels for {kernels.isa()}")
@@ -221,6 +219,18 @@ def _settings(config: TrainingConfig) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+def _network(config: Config, n_variables: int) -> Network:
+    try:
+        return Network(
+            config.network, n_variables, len(config.data.class_names), dtype=_dtype(config.training)
+        )
+    except RuntimeError as error:
+        if "memory" not in str(error):  # torch has no type of its own for it on CPUs
+            raise
+        units = ", ".join(str(layer.units) for layer in config.network.recurrent)
+        raise ConfigError(f"network.recurrent: {units} units need more memory than there is") from error
 
 
 def _dtype(config: TrainingConfig) -> torch.dtype:
