@@ -16,7 +16,8 @@ from timelike.errors import ConfigError, require
 
 __all__ = ["YamlDocument", "read_yaml", "write_yaml"]
 
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+# At most as many digits as a double has before its point: of some thousands, Python raises.
+_INT = re.compile(r"[-+]?[0-9]{1,308}|0o[0-7]{1,340}|0x[0-9a-fA-F]{1,255}")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
@@ -81,6 +82,8 @@ def read_yaml(path: Path) -> YamlDocument:
         raise ConfigError(f"{place}: not valid YAML: {_one_line(error.problem or error.context)}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {_one_line(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply") from None
     if node is None:
         raise ConfigError(f"{name}: empty; a config with at least 'data' is needed")
     if not isinstance(node, yaml.MappingNode):
