@@ -321,6 +321,14 @@ def test_a_mapping_is_checked_without_a_file() -> None:
         Config.from_dict({})
 
 
+def test_a_path_is_good_for_text_and_other_objects_are_refused() -> None:
+    data = {"files": Path("a.root"), "variables": ["x"], "labels": {"b": "y == 0", "s": "y == 1"}}
+    assert Config.from_dict({"data": data}).data.files == ("a.root",)
+    assert Config.from_dict({"data": {**data, "files": [Path("a.root")]}}).data.files == ("a.root",)
+    with pytest.raises(ConfigError, match=r"^config: given 3j, a complex; text"):
+        Config.from_dict({"data": data, "training": {"seed": 3j}})
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

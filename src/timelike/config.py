@@ -480,10 +480,17 @@ def _override(document: YamlDocument, key: str, value: Any) -> None:
     values[last] = value
 
 
+def _plain(value: Any) -> str:
+    """Take a path as text; of other objects, a config made in Python must not have any."""
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    raise ConfigError(f"config: given {value!r}, a {type(value).__name__}; text, numbers, lists are possible")
+
+
 def _validated(document: YamlDocument, base: Path) -> Config:
     try:
         # By way of JSON: in pydantic's strict mode a list is then good for a tuple, and nothing else changes.
-        config = Config.model_validate_json(json.dumps(document.values))
+        config = Config.model_validate_json(json.dumps(document.values, default=_plain))
     except ValidationError as error:
         raise ConfigError(first_error(error, document, Config)) from None
     config._base = base
