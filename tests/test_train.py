@@ -385,12 +385,12 @@ def test_a_run_that_is_interrupted_or_fails_in_its_first_epoch_writes_nothing(to
 
 def test_a_new_run_takes_away_the_report_of_the_old_one(toy_config: Path) -> None:
     folder = toy_config.parent / "run"
-    folder.mkdir()
-    for name in ("metrics.json", "report.html", "notes.txt"):
+    (folder / "figures").mkdir(parents=True)
+    for name in ("metrics.json", "report.html", "figures/roc.png", "figures/roc.pdf", "figures/notes.txt"):
         (folder / name).write_text("old")
     train(load_config(toy_config, overrides={"training.epochs": 1}))
-    assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "history.json", "model.safetensors", "notes.txt"
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
+        "config.yaml", "history.json", "model.safetensors", "figures/notes.txt"
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ __all__ = ["CONFIG", "HISTORY", "MODEL", "TrainingInterrupted", "TrainingResult"
 
 # Names of files in a run's folder
 CONFIG, HISTORY, MODEL = "config.yaml", "history.json", "model.safetensors"
-_OF_EVALUATION = ("metrics.json", "report.html")
+_OF_EVALUATION = ("metrics.json", "report.html", "figures/*.png", "figures/*.pdf")
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -189,8 +189,9 @@ class _Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        for name in _OF_EVALUATION:  # they would be about another model now
-            (self.folder / name).unlink(missing_ok=True)
+        for pattern in _OF_EVALUATION:  # they would be about another model now
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
     def left(self) -> str:
         """Say what an interrupted training leaves."""
