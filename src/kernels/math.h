@@ -1,13 +1,14 @@
-// exp, sigmoid and tanh on lanes. The bounds below are what the tests hold them to, over all floats:
+// exp, sigmoid and tanh on lanes. The tests hold them to these bounds, on samples and on the worst numbers
+// known: 1.05, 2.49 and 2.58 ULP, found among all floats and 10^8 doubles.
 //
-//   exp      <= 2 ULP for x in [-87, 88] (float), [-708, 709] (double); outside, the value at the border
-//   sigmoid  <= 3 ULP wherever |x| <= 87 (float), 708 (double); below, the value at the border (~1e-38)
-//   tanh     <= 3 ULP everywhere, relative also near 0
+//   exp      <= 1.1 ULP for x in [-87, 88] (float), [-708, 709] (double); outside, the value at the border
+//   sigmoid  <= 2.6 ULP for x >= -87 (float), -708 (double); below, the value at the border (1e-38, 3e-308)
+//   tanh     <= 2.7 ULP everywhere, relative also near 0
 //
-// NaN gives NaN. All three reduce x = n ln 2 + r with |r| <= ln(2)/2 (ln 2 in two parts, so that n ln 2 is
-// exact) and use expm1(r) = r + r^2 q(r), q the minimax polynomial for the relative error (1.3e-8 in
-// float, 1.8e-17 in double). Adding 1.5 * 2^(mantissa bits) rounds to n and leaves n in the low bits,
-// from where one shift makes it an exponent.
+// NaN gives NaN, whatever its payload. All three reduce x = n ln 2 + r with |r| <= ln(2)/2 (ln 2 in two
+// parts, so that n ln 2 is exact) and use expm1(r) = r + r^2 q(r), q the minimax polynomial for the relative
+// error (1.3e-8 in float, 1.8e-17 in double). Adding 1.5 * 2^(mantissa bits) rounds to n and leaves n in the
+// low bits, from where one shift makes it an exponent.
 #pragma once
 
 #include "vec.h"
@@ -56,7 +57,7 @@ TIMELIKE_INLINE void clamp(Vec<T> (&x)[M], T low, T high) {
   for (int m = 0; m < M; ++m) x[m] = smaller(broadcast(high), x[m]);
 }
 
-// x = n ln 2 + r: x becomes expm1(r), and exponent 2^n as something to add to an exponent.
+// x = n ln 2 + r: x becomes expm1(r), and exponent n where an exponent's bits are.
 template <class T, int M>
 TIMELIKE_INLINE void reduced_expm1(Vec<T> (&x)[M], typename Lanes<T>::ints (&exponent)[M]) {
   using C = ExpConstants<T>;
@@ -75,13 +76,21 @@ TIMELIKE_INLINE void reduced_expm1(Vec<T> (&x)[M], typename Lanes<T>::ints (&exp
   for (int m = 0; m < M; ++m) x[m] = fma(x[m] * x[m], q[m], x[m]);
 }
 
+// 2^n of the exponents of reduced_expm1.
+template <class T>
+TIMELIKE_INLINE Vec<T> power_of_two(typename Lanes<T>::ints exponent) {
+  return reinterpret_cast<Vec<T>>(exponent + ExpConstants<T>::one_bits);
+}
+
 template <class T, int M>
 TIMELIKE_INLINE void exp_in_range(Vec<T> (&x)[M]) {
-  using Ints = typename Lanes<T>::ints;
-  Ints exponent[M];
+  typename Lanes<T>::ints exponent[M];
   reduced_expm1<T, M>(x, exponent);
-  for (int m = 0; m < M; ++m)
-    x[m] = reinterpret_cast<Vec<T>>(reinterpret_cast<Ints>(x[m] + T(1)) + exponent[m]);
+  for (int m = 0; m < M; ++m) {
+    // Multiplied, not added to the exponent's bits: those of a NaN are its payload, which would be lost.
+    const Vec<T> scale = power_of_two<T>(exponent[m]);
+    x[m] = fma(x[m], scale, scale);
+  }
 }
 
 template <class T, int M>
@@ -108,7 +117,7 @@ TIMELIKE_INLINE void tanh(Vec<T> (&x)[M]) {
   clamp<T, M>(x, -C::tanh_range, C::tanh_range);
   reduced_expm1<T, M>(x, exponent);
   for (int m = 0; m < M; ++m) {
-    const Vec<T> scale = reinterpret_cast<Vec<T>>(exponent[m] + C::one_bits);
+    const Vec<T> scale = power_of_two<T>(exponent[m]);
     x[m] = fma(x[m], scale, scale - T(1));
   }
   for (int m = 0; m < M; ++m) x[m] = x[m] / (x[m] + T(2));

@@ -89,36 +89,53 @@ def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _address(name: str, buffer: Buffer | None, dtype: str, *shape: int) -> Address:
+def _address(name: str, buffer: Buffer | None, dtype: str, *shape: int, out: bool = False) -> Address:
     """Address of a contiguous buffer of exactly this type and shape; 0 for None."""
     if buffer is None:
         return 0
-    address, stride = _rows_address(name, buffer, dtype, *shape)
+    address, stride = _rows_address(name, buffer, dtype, *shape, out=out)
     if len(shape) == 2 and shape[0] > 1 and stride != shape[1]:
         raise ValueError(f"{name}: must be contiguous")
     return address
 
 
-def _rows_address(name: str, buffer: Buffer, dtype: str, *shape: int) -> tuple[Address, int]:
-    """Address and row stride of a buffer whose rows are contiguous; the rows may lie apart."""
-    # Ten of these stand before each native call, so that every lookup here counts: ~0.5 us in all.
+def _rows_address(
+    name: str, buffer: Buffer, dtype: str, *shape: int, out: bool = False
+) -> tuple[Address, int]:
+    """Address and row stride of a buffer whose rows are contiguous; the rows may lie apart.
+
+    A buffer that is written to (`out`) must be writeable, and its rows must not overlap.
+    """
+    # Ten of these stand before each native call, so that every lookup here counts.
     if _name(buffer.dtype) != dtype:
         raise TypeError(f"{name}: dtype {_name(buffer.dtype)}, but the weights are {dtype}")
     if buffer.shape != shape:
         raise ValueError(f"{name}: shape {tuple(buffer.shape)}, expected {shape}")
     if isinstance(buffer, np.ndarray):
-        address = buffer.__array_interface__["data"][0]
-        strides = tuple(s // buffer.itemsize for s in buffer.strides)
+        address, read_only = buffer.__array_interface__["data"]
+        if out and read_only:
+            raise ValueError(f"{name}: is read-only, but is written to")
+        size = buffer.itemsize
+        if address % size or any(s % size for s in buffer.strides):
+            raise ValueError(f"{name}: its numbers must lie at multiples of {size} bytes")
+        strides = tuple(s // size for s in buffer.strides)
     else:
         if not buffer.is_cpu:
             raise ValueError(f"{name}: on device {buffer.device}, but these kernels run on the CPU")
+        if buffer.is_neg():
+            raise ValueError(f"{name}: is a view that negates its memory; give resolve_neg() of it")
         address = buffer.data_ptr()
         strides = buffer.stride()
     if 0 in shape:
         return address, shape[-1]
+    if address == 0:
+        raise ValueError(f"{name}: has no memory (a FakeTensor, as in tracing?)")
     if shape[-1] > 1 and strides[-1] != 1:
         raise ValueError(f"{name}: the last dimension must be contiguous")
-    return address, strides[0] if len(shape) == 2 and shape[0] > 1 else shape[-1]
+    stride = strides[0] if len(shape) == 2 and shape[0] > 1 else shape[-1]
+    if out and abs(stride) < shape[-1]:
+        raise ValueError(f"{name}: its rows overlap, but are written to")
+    return address, stride
 
 
 def _aligned_empty(count: int, dtype: str) -> np.ndarray:
@@ -127,6 +144,16 @@ def _aligned_empty(count: int, dtype: str) -> np.ndarray:
     raw = np.empty(count + 64 // itemsize, dtype)
     start = -raw.__array_interface__["data"][0] % 64 // itemsize
     return raw[start : start + count]
+
+
+def _integers(name: str, array: Any) -> np.ndarray:
+    """Copy as int64 that nobody can write to: the native code trusts what was checked."""
+    given = np.asarray(array)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"{name}: dtype {given.dtype}; integers are needed")
+    copy = np.asarray(given, np.int64).copy()  # the caller may write to theirs
+    copy.flags.writeable = False
+    return copy
 
 
 class Rows:
@@ -144,6 +171,8 @@ class Rows:
 
     Raises
     ------
+    TypeError
+        If the numbers are not integers.
     ValueError
         If a step would lie outside the buffers.
 
@@ -156,9 +185,9 @@ class Rows:
     __slots__ = ("complete", "lengths", "n_rows", "native", "start", "step")
 
     def __init__(self, start: Any, step: Any, lengths: Any, n_rows: int) -> None:
-        self.start = np.ascontiguousarray(start, np.int64)
-        self.step = np.ascontiguousarray(step, np.int64)
-        self.lengths = np.ascontiguousarray(lengths, np.int64)
+        self.start = _integers("start", start)
+        self.step = _integers("step", step)
+        self.lengths = _integers("lengths", lengths)
         self.n_rows = int(n_rows)
         if self.start.ndim != 1 or self.step.ndim != 1 or self.start.shape != self.lengths.shape:
             raise ValueError(
@@ -175,8 +204,9 @@ class Rows:
             if longest:
                 used = self.lengths > 0
                 reach = np.maximum.accumulate(self.step)[self.lengths[used] - 1] + self.start[used]
-                lowest = int(self.step[:longest].min() + self.start[used].min())
-                if lowest < 0 or int(reach.max()) >= self.n_rows:
+                lowest = int(self.step[:longest].min()) + int(self.start[used].min())
+                # A sum beyond int64 wraps: from below 0 it is caught as an int, from above it is negative.
+                if lowest < 0 or int(reach.min()) < 0 or int(reach.max()) >= self.n_rows:
                     raise ValueError(
                         f"steps lie in rows {lowest}..{int(reach.max())}, but there are {self.n_rows} rows"
                     )
@@ -197,19 +227,20 @@ class Rows:
 
         Raises
         ------
-        ValueError
-            If the offsets do not start at 0, or fall.
+        TypeError, ValueError
+            If the offsets are not integers, do not start at 0, or fall.
         """
-        offsets = np.asarray(offsets, np.int64).copy()  # the caller may write to theirs
+        offsets = _integers("offsets", offsets)
         if offsets.ndim != 1 or len(offsets) < 1:
             raise ValueError(f"offsets: shape {offsets.shape}, expected (B + 1,)")
         lengths = offsets[1:] - offsets[:-1]
         longest = int(lengths.max(initial=0))
-        if offsets[0] != 0 or lengths.min(initial=0) < 0:
+        if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
             raise ValueError(f"offsets must start at 0 and never fall, got {offsets[:10].tolist()}...")
         # Made for every batch of a training, so the general checks of __init__ are left out.
         rows = cls.__new__(cls)
         rows.start, rows.step, rows.lengths = offsets[:-1], np.arange(longest), lengths
+        rows.step.flags.writeable = rows.lengths.flags.writeable = False
         rows.n_rows, rows.complete = int(offsets[-1]), True
         rows._bind()
         return rows
@@ -238,8 +269,16 @@ class Rows:
 
     @classmethod
     def packed(cls, batch_sizes: Any) -> Rows:
-        """`torch.nn.utils.rnn.PackedSequence`: at each step the rows of the sequences that are left."""
-        sizes = np.ascontiguousarray(batch_sizes, np.int64)
+        """`torch.nn.utils.rnn.PackedSequence`: at each step the rows of the sequences that are left.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the batch sizes are not integers, or rise, or are not positive.
+        """
+        sizes = _integers("batch sizes", batch_sizes)
+        if sizes.ndim != 1 or (sizes < 1).any() or (sizes[1:] > sizes[:-1]).any():
+            raise ValueError(f"batch sizes must be positive and never rise, got {sizes[:10].tolist()}...")
         n = int(sizes[0]) if len(sizes) else 0
         lengths = np.searchsorted(-sizes, -np.arange(n), side="left")
         step = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)[:-1]]) if len(sizes) else sizes
@@ -382,11 +421,11 @@ def forward(
         *_rows_address("x", x, t, N, D),
         _address("h0", h0, t, B, H),
         _address("c0", c0, t, B, H),
-        *_rows_address("y", y, t, N, H),
-        _address("hT", hT, t, B, H),
-        _address("cT", cT, t, B, H),
-        _address("gates", gates, t, N, weights.n_gates * H),
-        _address("cells", cells, t, N, H),
+        *_rows_address("y", y, t, N, H, out=True),
+        _address("hT", hT, t, B, H, out=True),
+        _address("cT", cT, t, B, H, out=True),
+        _address("gates", gates, t, N, weights.n_gates * H, out=True),
+        _address("cells", cells, t, N, H, out=True),
     )
 
 
@@ -445,12 +484,13 @@ def backward(
     GH = weights.n_gates * H
     if len({dW is None, dU is None, db is None}) > 1:
         raise ValueError("dW, dU and db are given together or not at all")
+    packed = weights.backward  # held here: another thread may put its own in place
     weights.layer.backward(
         rows.native,
         reverse,
         D,
         H,
-        weights.backward.__array_interface__["data"][0],
+        packed.__array_interface__["data"][0],
         *_rows_address("x", x, t, N, D),
         _address("h0", h0, t, B, H),
         _address("c0", c0, t, B, H),
@@ -460,14 +500,14 @@ def backward(
         *((0, 0) if dy is None else _rows_address("dy", dy, t, N, H)),
         _address("dhT", dhT, t, B, H),
         _address("dcT", dcT, t, B, H),
-        *((0, 0) if dx is None else _rows_address("dx", dx, t, N, D)),
+        *((0, 0) if dx is None else _rows_address("dx", dx, t, N, D, out=True)),
         add_dx,
-        _address("dW", dW, t, GH, D),
-        _address("dU", dU, t, GH, H),
-        _address("db", db, t, GH),
-        _address("dh0", dh0, t, B, H),
-        _address("dc0", dc0, t, B, H),
-        _address("dgates", dgates, t, N, GH),
+        _address("dW", dW, t, GH, D, out=True),
+        _address("dU", dU, t, GH, H, out=True),
+        _address("db", db, t, GH, out=True),
+        _address("dh0", dh0, t, B, H, out=True),
+        _address("dc0", dc0, t, B, H, out=True),
+        _address("dgates", dgates, t, N, GH, out=True),
     )
 
 
