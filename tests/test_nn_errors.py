@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_sequence
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from lstm_cases import F32, F64, normal, pair
 from timelike.nn import LSTM, Ragged
@@ -16,6 +17,12 @@ def packed_case(width=D):
 
 def ragged_case(offsets, *, shape=(4, D), dtype=torch.int64):
     return Ragged(normal(*shape, seed=1), torch.tensor(offsets, dtype=dtype))
+
+
+def with_fake(lstm, x):
+    lstm(x)  # packed now: what follows compares with it
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return lstm(x)
 
 
 def with_states_to(where, lstm):
@@ -86,6 +93,27 @@ REFUSED_BY_US = {
         r"hidden\[0\] size \(1, 2, 9\), got \[1, 3, 9\]",
         lambda m: m(packed_case(), (torch.zeros(1, 3, H, dtype=F64),) * 2),
     ),
+    "rising packed batch": (
+        ValueError,
+        "never rise",
+        lambda m: m(PackedSequence(normal(5, D, seed=1), torch.tensor([2, 3]))),
+    ),
+    "packed batch of int32": (
+        ValueError,
+        "int32",
+        lambda m: m(PackedSequence(normal(3, D, seed=1), torch.tensor([2, 1], dtype=torch.int32))),
+    ),
+    "offsets as a list": (TypeError, "Tensor and list", lambda m: m(Ragged(normal(4, D, seed=1), [0, 4]))),
+    "fake tensors": (NotImplementedError, "no memory", lambda m: with_fake(m, normal(2, 1, D, seed=1))),
+    "overlapping nested": (
+        ValueError,
+        "overlap",
+        lambda m: m(
+            torch.nested.nested_tensor_from_jagged(
+                normal(4, D, seed=1), torch.tensor([0, 2, 4]), torch.tensor([3, 2])
+            )
+        ),
+    ),
     "offsets too far": (ValueError, "from 0 to the 4 rows", lambda m: m(ragged_case([0, 5]))),
     "offsets too short": (ValueError, "got 0 to 3", lambda m: m(ragged_case([0, 3]))),
     "offsets from 1": (ValueError, "got 1 to 4", lambda m: m(ragged_case([1, 4]))),
@@ -111,6 +139,7 @@ REFUSED_BY_US = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
 @pytest.mark.parametrize("name", REFUSED_BY_US)
 def test_refuses_what_it_cannot_do(name):

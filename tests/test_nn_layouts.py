@@ -217,6 +217,13 @@ def test_jagged_nested_tensors_stay_jagged_and_carry_gradients():
     assert_same_bits(x.grad.values(), rows.grad)
 
 
+def test_nested_tensors_may_have_int32_offsets():
+    _, lstm = pair(D, H)
+    x, offsets = normal(7, D, seed=1), torch.tensor([0, 2, 3, 7])
+    y, _ = lstm(torch.nested.nested_tensor_from_jagged(x, offsets.int()))
+    assert_same_bits(y.values(), lstm(Ragged(x, offsets))[0].values)
+
+
 def test_narrowed_nested_tensors_leave_the_rows_between_their_sequences_at_zero():
     _, lstm = pair(D, H, bidirectional=True)
     padded = leaf(normal(3, 6, D, seed=1))

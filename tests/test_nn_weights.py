@@ -115,6 +115,17 @@ def test_every_change_of_the_weights_is_seen(name, grad):
         assert_same_bits(got, expected[what], what)
 
 
+def test_negated_views_of_the_weights_are_other_weights():
+    _, lstm = pair(D, H)
+    x = normal(T, B, D, seed=1)
+    negated = {name: torch._neg_view(p.detach()) for name, p in lstm.named_parameters()}
+    with torch.no_grad():
+        lstm(x)
+        y, _ = torch.func.functional_call(lstm, negated, (x,))
+        lstm.load_state_dict({name: -p for name, p in lstm.state_dict().items()})
+        assert_same_bits(y, lstm(x)[0])
+
+
 def count_packing(monkeypatch):
     made = []
     original = autograd.Packed

@@ -64,10 +64,10 @@ class LayerWeights:
         if len(weights) != len(self._copies):
             return False
         for weight, (_, address, size, dtype, shape) in zip(weights, self._copies, strict=True):
-            if weight.dtype is not dtype or weight.shape != shape or not weight.is_cpu:
+            if weight.dtype is not dtype or weight.shape != shape or not weight.is_cpu or weight.is_neg():
                 return False
             same = weight if weight.is_contiguous() else weight.detach().contiguous()
-            if _memcmp(address, same.data_ptr(), size):
+            if _memcmp(address, _at(same), size):
                 return False
         return True
 
@@ -293,8 +293,9 @@ def _backward(
         if any(wanted):
             dW, dU, db = x.new_empty((G * H, D)), x.new_empty((G * H, H)), x.new_empty(G * H)
         gates = k * N * (G + 1) * unit
+        for_backward = packed.backward  # held here: another thread may put its own in place
         packed.layer.backward(
-            rows.native, k == 1, D, H, _address(packed.backward),
+            rows.native, k == 1, D, H, _address(for_backward),
             _at(x), ldx, _at(h0, k * state), _at(c0, k * state), _at(y, k * unit), K * H,
             _at(tape, gates), _at(tape, gates + N * G * unit),
             _at(dy, k * unit), lddy, _at(dhT, k * state), _at(dcT, k * state), _at(dx), D, k == 1,
@@ -309,7 +310,14 @@ def _backward(
 
 def _at(x: Tensor | None, offset: int = 0) -> int:
     """Address `offset` bytes into a tensor; 0 for None."""
-    return 0 if x is None else x.data_ptr() + offset
+    if x is None:
+        return 0
+    address = x.data_ptr()
+    if address == 0 and x.numel():
+        raise NotImplementedError(
+            f"{type(x).__name__} has no memory: tracing with fake tensors is not supported by these kernels"
+        )
+    return address + offset
 
 
 def _row_distance(x: Tensor) -> int:

@@ -122,6 +122,10 @@ def _packed(packed: PackedSequence, expected: Expected) -> Batch:
         raise RuntimeError(
             f"{expected.cell}: Expected packed data to be 2D, got {packed.data.dim()}D instead"
         )
+    if packed.batch_sizes.dtype != torch.int64:
+        raise ValueError(
+            f"{expected.cell}: Expected packed batch_sizes to be int64, got {packed.batch_sizes.dtype}"
+        )
     return Batch(
         _rows(packed.data, expected),
         _packed_rows(packed.batch_sizes.numpy().tobytes()),
@@ -133,6 +137,11 @@ def _packed(packed: PackedSequence, expected: Expected) -> Batch:
 
 def _ragged(ragged: Ragged, expected: Expected) -> Batch:
     values, offsets = ragged
+    if not (isinstance(values, Tensor) and isinstance(offsets, Tensor)):
+        raise TypeError(
+            f"{expected.cell}: Ragged of {type(values).__name__} and {type(offsets).__name__}; "
+            "two tensors are needed"
+        )
     if values.dim() != 2:
         raise ValueError(f"{expected.cell}: Expected Ragged.values to be 2D, got {values.dim()}D instead")
     if offsets.dtype != torch.int64 or not offsets.is_cpu or offsets.dim() != 1 or len(offsets) == 0:
@@ -157,10 +166,14 @@ def _nested(x: Any, expected: Expected) -> Batch:
         )
     values, offsets, lengths = x.values(), x.offsets(), x.lengths()
     if lengths is None:
-        rows = _ragged_rows(offsets.numpy().tobytes())
+        rows = _ragged_rows(offsets.long().numpy().tobytes())  # torch allows int32
     else:  # of a narrowed tensor: the rows between its sequences belong to none
-        own = lengths.numpy().copy()
-        rows = Rows(offsets[:-1].numpy().copy(), np.arange(own.max(initial=0)), own, len(values))
+        own = lengths.numpy()
+        if (own > offsets.diff().numpy()).any():
+            raise ValueError(
+                f"{expected.cell}: sequences of the nested tensor overlap: {own[:10].tolist()}..."
+            )
+        rows = Rows(offsets[:-1].numpy(), np.arange(own.max(initial=0)), own, len(values))
     return Batch(
         _rows(values, expected),
         rows,
