@@ -60,7 +60,7 @@ sanitize:  ## kernel tests under the address and undefined-behaviour sanitizers,
 	  -C cmake.define.TIMELIKE_SANITIZE=ON -C build-dir=build/sanitize . pytest hypothesis
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(VENV)-sanitize/bin/python -P -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels.py
+	  PYTHONSAFEPATH=1 $(VENV)-sanitize/bin/python -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels.py
 
 bench: setup  ## the speed table of the README, measured here: each case checked, then timed in turn with its rivals
 	$(BIN)/python bench/layers.py
