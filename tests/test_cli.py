@@ -169,6 +169,25 @@ def test_evaluate_writes_numbers_figures_and_report(
     assert list((folder / "figures").glob("*.png"))
 
 
+def test_of_three_classes_the_mean_comes_first(toy_config: Path, capsys: Capture) -> None:
+    text = toy_config.read_text()
+    two = 'labels: {background: "label == 0", signal: "label == 1"}'
+    assert two in text
+    three = (
+        'labels: {far: "label == 0 && jet_pt < 550", near: "label == 0 && jet_pt >= 550", top: "label == 1"}'
+    )
+    toy_config.write_text(text.replace(two, three))
+    assert (
+        main(["train", str(toy_config), "--epochs", "1", "--output", str(toy_config.parent / "three")]) == 0
+    )
+    capsys.readouterr()
+    assert main(["evaluate", str(toy_config.parent / "three")]) == 0
+    mean, signal, *_ = capsys.readouterr().out.splitlines()
+    found = json.loads((toy_config.parent / "three" / "metrics.json").read_text())["test"]
+    assert mean.startswith(f"AUC, mean of classes {format_measurement(*found['auc_macro'].values())} (")
+    assert signal.startswith(f"AUC of top against the rest {format_measurement(*found['auc'].values())} (")
+
+
 def test_info_and_help_answer_without_torch() -> None:
     code = (
         "import sys; from timelike.cli import main; "

@@ -260,7 +260,10 @@ def _extras() -> dict[str, list[str]]:
 def _figures_of_merit(metrics: dict[str, Any]) -> list[str]:
     """Lines of what one wants to know first, test beside train."""
     test, train = metrics["test"], metrics["train"]
-    lines = [f"AUC {_with_error(test['auc'])} (train {_with_error(train['auc'])})"]
+    areas = {"AUC": "auc"}
+    if "auc_macro" in test:  # of more classes than two; what follows is about one of them
+        areas = {"AUC, mean of classes": "auc_macro", f"AUC of {metrics['signal']} against the rest": "auc"}
+    lines = [f"{name} {_with_error(test[k])} (train {_with_error(train[k])})" for name, k in areas.items()]
     for key in test["signal_efficiency"]:
         at = key.rpartition("_")[2]
         here, there = test["signal_efficiency"][key], train["signal_efficiency"][key]
