@@ -17,7 +17,7 @@ from lstm_cases import (
     offsets_of,
     pair,
 )
-from timelike.nn import Ragged
+from timelike.nn import LSTM, Ragged
 from timelike.sequences import Sequences
 
 D, H = 5, 9
@@ -257,3 +257,19 @@ def test_autocast_keeps_the_precision_of_the_parameters():
     assert got["dx"].dtype == torch.bfloat16
     assert_close({k: v.to(expected[k].dtype) for k, v in got.items() if k[0] != "d" or "_" in k},
                  {k: v for k, v in expected.items() if k[0] != "d" or "_" in k}, 0.0)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler, of its own tensors
+def test_a_compiled_module_runs_the_layer_between_its_graphs():
+    torch.manual_seed(4)
+    module = torch.nn.Sequential(LSTM(3, 4), _First(), torch.nn.Linear(4, 2))
+    compiled = torch.compile(module, backend="eager")
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(compiled(x), module(x), rtol=0, atol=0)
+    compiled(x).sum().backward()
+    assert module[0].weight_hh_l0.grad is not None
+
+
+class _First(torch.nn.Module):
+    def forward(self, outputs):
+        return outputs[0]

@@ -267,6 +267,11 @@ class LSTM(_Recurrent):
         (h_n, c_n) : tuple of Tensor
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
+        if torch.compiler.is_compiling():
+            return _outside_of_graphs(self, input, hx)  # type: ignore[no-any-return]
+        return self._run(input, hx)
+
+    def _run(self, input: Any, hx: States | None) -> tuple[Any, States]:
         weights = self._weights()
         expected = Expected(self.mode, self.input_size, weights[0][0].dtype)
         batch = batch_of(input, expected, batch_first=self.batch_first)
@@ -276,6 +281,12 @@ class LSTM(_Recurrent):
             h0, c0 = self._initial(h0, "hidden[0]", batch), self._initial(c0, "hidden[1]", batch)
         output, h_n, c_n = self._walk(batch, weights, h0, c0)
         return output, (h_n, c_n)
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable, but it does not load the compiler
+def _outside_of_graphs(module: LSTM, input: Any, hx: States | None) -> Any:
+    """Run a layer between two graphs of `torch.compile`, which cannot look into native calls."""
+    return module._run(input, hx)
 
 
 def _pair(hx: Any) -> tuple[Tensor, Tensor]:
