@@ -311,6 +311,15 @@ class TestNumbers:
     def test_events_that_are_dropped_may_have_them(self, base):
         assert read_events(base, variables=["part_pt / (jet_pt - 30)"], selection="jet_pt != 30").n_rows == 10
 
+    def test_a_spread_that_float32_does_not_resolve(self, base):
+        refused(
+            base,
+            "variable 'part_pt / 100 + 1600000000': values up to 1.6e+09 that spread by",
+            variables=["part_pt", "part_pt / 100 + 1600000000"],
+        )
+        constant = read_events(base, variables=["part_pt", "0 * part_pt + 1600000000"])
+        assert (constant.values[:, 1] == np.float32(1.6e9)).all()
+
     def test_beyond_the_type(self, base):
         refused(
             base,

@@ -23,6 +23,8 @@ EPS = np.finfo(np.float64).eps
 
 def test_effective_events():
     assert effective_events(np.full(50, 0.2)) == pytest.approx(50, rel=50 * EPS)
+    for scale in (1e-200, 1e200):
+        assert effective_events(np.full(50, scale)) == pytest.approx(50, rel=50 * EPS)
     assert effective_events(np.array([3.0, 1.0])) == 1.6
     assert effective_events(np.zeros(4)) == 0.0
 

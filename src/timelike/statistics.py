@@ -42,8 +42,11 @@ def effective_events(weights: Floats) -> float:
     >>> effective_events(np.array([1.0, 1.0, 1.0, -1.0]))
     1.0
     """
-    squares = float(np.sum(weights * weights))
-    return float(np.sum(weights)) ** 2 / squares if squares > 0 else 0.0
+    largest = float(np.abs(weights).max(initial=0.0))
+    if largest == 0:
+        return 0.0
+    scaled = np.ldexp(weights, -math.frexp(largest)[1])  # exact, and no square overflows or vanishes
+    return float(np.sum(scaled)) ** 2 / float(np.sum(scaled * scaled))
 
 
 def efficiency_upper_limit(weights: Floats, passing: NDArray[np.bool_]) -> float:
@@ -75,7 +78,7 @@ def efficiency_upper_limit(weights: Floats, passing: NDArray[np.bool_]) -> float
     0.002991
     """
     none_left = -math.expm1(math.log1p(-CONFIDENCE_LEVEL) / effective_events(weights))
-    fluctuation = math.sqrt(float(np.sum(weights[passing] ** 2))) / float(np.sum(weights))
+    fluctuation = float(np.linalg.norm(weights[passing] / np.sum(weights)))
     return min(1.0, max(none_left, _GAUSS_ONE_SIDED * fluctuation))
 
 

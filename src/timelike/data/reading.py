@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from timelike.data.order import step_order
 from timelike.data.scope import Scope
-from timelike.data.sources import Source, open_table, sources_of
+from timelike.data.sources import Source, has_known_suffix, open_table, sources_of
 from timelike.data.steps import Steps, steps_of
 from timelike.data.table import Table, located
 from timelike.errors import DataError
@@ -80,7 +80,9 @@ def read(
     n_entries = 0
     for source in sources:
         for file in source.files:
-            with open_table(file, data.format, source.treename) as table:
+            # A model may be given files of another format than it was trained on: then the suffix tells.
+            kind = None if files is not None and has_known_suffix(file) else data.format
+            with open_table(file, kind, source.treename) as table:
                 part = chain.events_of(table, source, n_entries, weighted=weighted)
                 n_entries += table.n_events
             if len(part) and parts and part.names != parts[0].names:
@@ -171,6 +173,8 @@ class _Chain:
             )
             with np.errstate(over="ignore"):
                 values[:, d] = exact
+            if self.labelled and exact.dtype != self.dtype and n_rows:
+                self.check_resolution(scope, steps.key, name, exact)
             finite = np.isfinite(values[:, d])
             if not finite.all():
                 i = int(np.argmin(finite))
@@ -180,6 +184,19 @@ class _Chain:
                     steps.key, f"{scope.step(row, steps.offsets)}: variable '{name}' is {exact[i]}{why}"
                 )
         return values
+
+    def check_resolution(self, scope: Scope, key: str, name: str, exact: Array) -> None:
+        """Refuse a variable whose spread is lost in the rounding of its offset, like that of a time stamp."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            largest = np.abs(exact).max()
+            spread = float(np.std(exact, dtype=np.float64))
+            rounding = float(np.spacing(largest.astype(self.dtype))) / 12**0.5  # standard deviation
+        if 1e-12 * largest < spread < 100 * rounding:  # below: a constant, but for rounding in float64
+            raise scope.error(
+                key,
+                f"variable '{name}': values up to {largest:.6g} that spread by {spread:.2g} are not resolved in "
+                f"{self.dtype}: subtract a constant in an expression, or set training.dtype: float64",
+            )
 
     # Events
 

@@ -20,7 +20,7 @@ from timelike.errors import DataError, nearest
 if TYPE_CHECKING:
     from timelike.config import DataConfig
 
-__all__ = ["Source", "find_files", "natural_order", "open_table", "sources_of"]
+__all__ = ["Source", "find_files", "has_known_suffix", "natural_order", "open_table", "sources_of"]
 
 _READERS = {"root": open_root, "parquet": open_parquet, "hdf5": open_hdf5, "numpy": open_numpy}
 _FORMATS = {
@@ -118,6 +118,11 @@ def _near_files(file: Path) -> str:
     return f"; {nearest(file.name, others)}" if others else ""
 
 
+def has_known_suffix(path: Path) -> bool:
+    """Whether the suffix of a file tells its format."""
+    return path.suffix.lower() in _FORMATS
+
+
 def open_table(path: Path, kind: str | None, treename: str | None) -> AbstractContextManager[Table]:
     """Open a file with the reader of its format.
 
@@ -136,7 +141,7 @@ def open_table(path: Path, kind: str | None, treename: str | None) -> AbstractCo
         If the suffix is of no format, or the file cannot be read.
     """
     if kind is None:
-        if path.suffix.lower() not in _FORMATS:
+        if not has_known_suffix(path):
             known = ", ".join(_FORMATS)
             raise DataError(
                 f"{path}: the suffix '{path.suffix}' is of no known format ({known}); say it by data.format"
