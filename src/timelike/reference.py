@@ -826,7 +826,7 @@ def _ragged(x: Any, offsets: npt.ArrayLike | None) -> tuple[Array, Offsets]:
 
 
 def _rises(offsets: Offsets, N: int) -> bool:
-    return bool(offsets[0] == 0 and offsets[-1] == N and np.all(np.diff(offsets) >= 0))
+    return bool(offsets[0] == 0 and offsets[-1] == N and np.all(offsets[1:] >= offsets[:-1]))
 
 
 def _parameters(

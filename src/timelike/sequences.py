@@ -548,7 +548,7 @@ def _offsets(given: npt.ArrayLike, n_rows: int) -> Array:
         raise DataError(f"offsets have shape {offsets.shape}; [sequences + 1] is needed")
     if offsets[0] != 0:
         raise DataError(f"offsets start at {offsets[0]}; 0 is needed")
-    falls = np.diff(offsets) < 0
+    falls = offsets[1:] < offsets[:-1]
     if falls.any():
         b = int(np.argmax(falls))
         raise DataError(f"offsets fall from {offsets[b]} to {offsets[b + 1]} at sequence {b}")
