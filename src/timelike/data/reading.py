@@ -194,8 +194,8 @@ class _Chain:
         if 1e-12 * largest < spread < 100 * rounding:  # below: a constant, but for rounding in float64
             raise scope.error(
                 key,
-                f"variable '{name}': values up to {largest:.6g} that spread by {spread:.2g} are not resolved in "
-                f"{self.dtype}: subtract a constant in an expression, or set training.dtype: float64",
+                f"variable '{name}': values up to {largest:.6g} that spread by {spread:.2g} are not "
+                f"resolved in {self.dtype}: subtract a constant in an expression, or set training.dtype: float64",
             )
 
     # Events
