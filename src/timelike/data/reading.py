@@ -195,7 +195,8 @@ class _Chain:
             raise scope.error(
                 key,
                 f"variable '{name}': values up to {largest:.6g} that spread by {spread:.2g} are not "
-                f"resolved in {self.dtype}: subtract a constant in an expression, or set training.dtype: float64",
+                f"resolved in {self.dtype}: subtract a constant in an expression, "
+                "or set training.dtype: float64",
             )
 
     # Events
