@@ -23,7 +23,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr float rounder = 12582912.0f;  // 1.5 * 2^23
   static constexpr int exponent_shift = 23;
-  static constexpr int32_t one_bits = 0x3f800000;
+  static constexpr uint32_t one_bits = 0x3f800000;
   static constexpr float log2e = 1.44269504088896341f;
   static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 1.4286068203094173e-06f;
   static constexpr float low = -87.0f, high = 88.0f;
@@ -36,7 +36,7 @@ template <>
 struct ExpConstants<double> {
   static constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int exponent_shift = 52;
-  static constexpr int64_t one_bits = 0x3ff0000000000000;
+  static constexpr uint64_t one_bits = 0x3ff0000000000000;
   static constexpr double log2e = 1.44269504088896340736;
   static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 1.9082149292705877e-10;
   static constexpr double low = -708.0, high = 709.0;

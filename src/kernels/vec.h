@@ -20,7 +20,7 @@ struct Lanes<float> {
   static constexpr int count = TIMELIKE_VECTOR_BYTES / 4;
   typedef float vec __attribute__((vector_size(TIMELIKE_VECTOR_BYTES)));
   typedef float loose __attribute__((vector_size(TIMELIKE_VECTOR_BYTES), aligned(4), may_alias));
-  typedef int32_t ints __attribute__((vector_size(TIMELIKE_VECTOR_BYTES)));
+  typedef uint32_t ints __attribute__((vector_size(TIMELIKE_VECTOR_BYTES)));
 };
 
 template <>
@@ -28,7 +28,7 @@ struct Lanes<double> {
   static constexpr int count = TIMELIKE_VECTOR_BYTES / 8;
   typedef double vec __attribute__((vector_size(TIMELIKE_VECTOR_BYTES)));
   typedef double loose __attribute__((vector_size(TIMELIKE_VECTOR_BYTES), aligned(8), may_alias));
-  typedef int64_t ints __attribute__((vector_size(TIMELIKE_VECTOR_BYTES)));
+  typedef uint64_t ints __attribute__((vector_size(TIMELIKE_VECTOR_BYTES)));
 };
 
 template <class T>
