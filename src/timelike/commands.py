@@ -107,7 +107,7 @@ The config names files, variables and labels; all else has defaults. The least t
 \b
 Examples:
   timelike train jets.yaml
-  timelike train jets.yaml --epochs 2 --output /tmp/quick
+  timelike train jets.yaml --epochs 2 --output runs/quick
 
 Paths in the config start from its folder. Ctrl-C ends the training; the best model so far stays.""",
 )  # type: ignore[untyped-decorator]
