@@ -90,6 +90,14 @@ void pack_backward(const Weights<T>& w, T* packed) {
   pack_columns<Cell>(w.W, w.H, w.D, packed);
 }
 
+// Row b of a state [B, H] as the chunks keep it: HP wide, zeros behind H, and all zeros where none is given.
+template <class T>
+void padded_row(const T* state, int64_t b, int64_t H, int64_t HP, T* to) {
+  const int64_t given = state ? H : 0;
+  if (state) std::memcpy(to, state + b * H, size_t(H) * sizeof(T));
+  std::memset(to + given, 0, size_t(HP - given) * sizeof(T));
+}
+
 // ---------------------------------------------------------------------------------------------- forward
 
 template <class Cell, class T>
@@ -138,8 +146,8 @@ class ForwardChunk {
 
   void run() {
     for (int64_t r = 0; r < n; ++r) {
-      start_with(state + r * lda + D, f.h0, order[r]);
-      start_with(c + r * HP, f.c0, order[r]);
+      padded_row(f.h0, order[r], H, HP, state + r * lda + D);
+      padded_row(f.c0, order[r], H, HP, c + r * HP);
     }
     int64_t active = n;
     for (int64_t s = 0; (active = finish(active, s)) > 0; ++s) {
@@ -150,11 +158,6 @@ class ForwardChunk {
   }
 
  private:
-  void start_with(T* to, const T* initial, int64_t b) const {
-    if (initial) std::memcpy(to, initial + b * H, size_t(H) * sizeof(T));
-    std::memset(to + (initial ? H : 0), 0, size_t(initial ? HP - H : HP) * sizeof(T));
-  }
-
   // Hands out the final states of the sequences that have no step s; returns how many go on.
   int64_t finish(int64_t active, int64_t s) const {
     const int64_t left = still_active(f.rows, order, active, s);
@@ -335,8 +338,8 @@ class BackwardChunk {
     std::memset(zeros, 0, size_t(H) * sizeof(T));
     std::memset(sums, 0, size_t(P * columns * S) * sizeof(T));
     for (int64_t r = 0; r < n; ++r) {
-      start_with(dh + r * HP, f.dhT, order[r]);
-      start_with(dc + r * HP, f.dcT, order[r]);
+      padded_row(f.dhT, order[r], H, HP, dh + r * HP);
+      padded_row(f.dcT, order[r], H, HP, dc + r * HP);
     }
     const int64_t longest = f.rows.length[order[0]];
     int64_t active = 0;
@@ -354,11 +357,6 @@ class BackwardChunk {
   }
 
  private:
-  void start_with(T* to_row, const T* given, int64_t b) const {
-    if (given) std::memcpy(to_row, given + b * H, size_t(H) * sizeof(T));
-    std::memset(to_row + (given ? H : 0), 0, size_t(given ? HP - H : HP) * sizeof(T));
-  }
-
   void step(int64_t active, int64_t s) {
     for (int64_t r = 0; r < active; ++r) {
       const int64_t b = order[r], at = row_of(f.rows, b, s);
