@@ -26,8 +26,8 @@ FLOORS = [
         "predictions",
         "roc",
     },
-    {"sequences", "configerrors", "modelfile", "autograd", "evaluate", "plots"},
-    {"config", "layouts", "report"},
+    {"sequences", "configerrors", "modelfile", "composition", "evaluate", "plots"},
+    {"config", "layouts", "autograd", "report"},
     {"data", "nn"},
     {"model"},
     {"fit"},
@@ -36,7 +36,7 @@ FLOORS = [
     {"commands"},
     {"cli"},
 ]
-TORCH = {"autograd", "layouts", "nn", "model", "fit", "train", "apply", "runs", "commands"}
+TORCH = {"composition", "autograd", "layouts", "nn", "model", "fit", "train", "apply", "runs", "commands"}
 
 
 def modules() -> dict[str, Path]:

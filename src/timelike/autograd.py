@@ -2,7 +2,7 @@
 
 Use `timelike.nn`; this module is the bridge below it. `layer` runs one layer, in one direction or both,
 over a batch. Its derivatives come from the native backpropagation through time; derivatives of these come
-from `composition`, the same equations in PyTorch's own operations, which runs then alone.
+from `timelike.composition`, the same equations in PyTorch's own operations, which runs then alone.
 
 The kernels are called with addresses: all buffers are either allocated here or checked in `layer`, and for a
 short sequence the checks of `timelike.kernels` would cost more than the layer.
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from timelike.composition import composition
 from timelike.kernels import Packed, Rows
 
-__all__ = ["LayerWeights", "composition", "layer"]
+__all__ = ["LayerWeights", "layer"]
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -207,7 +208,7 @@ class _LayerGradient(torch.autograd.Function):
             # Views, so that the derivative by one of them does not run through another that depends on it.
             given: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
             d_outputs, inputs = given[:3], given[3:]
-            outputs = composition(ctx.rows, ctx.n_directions, *inputs)
+            outputs = composition("lstm", ctx.rows, ctx.n_directions, *inputs)
             first = _derivatives(outputs, d_outputs, inputs, ctx.needs, create_graph=True)
             second = _derivatives(first, upstream, given, needs, create_graph=higher)
         return None, None, None, *second[:3], None, None, *second[3:]
@@ -323,41 +324,3 @@ def _at(x: Tensor | None, offset: int = 0) -> int:
 def _row_distance(x: Tensor) -> int:
     """Elements from one row of a dense tensor to the next."""
     return x.stride(0) if x.dim() == 2 else x.shape[-1]
-
-
-def composition(
-    rows: Rows,
-    n_directions: int,
-    x: Tensor,
-    h0: Tensor | None,
-    c0: Tensor | None,
-    *weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `layer` in PyTorch's own operations: slow, and differentiable any number of times.
-
-    ``c_t = f c_{t-1} + i g``, ``h_t = o tanh(c_t)``, with ``i f o = sigmoid(.)``, ``g = tanh(.)`` of
-    ``W x_t + U h_{t-1} + b``.
-    """
-    N, B, per_direction = rows.n_rows, rows.n_sequences, len(weights) // n_directions
-    start, step, lengths = (torch.tensor(a) for a in (rows.start, rows.step, rows.lengths))
-    x_rows = x.reshape(N, x.shape[-1])
-    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for k in range(n_directions):
-        W, U, *biases = weights[k * per_direction : (k + 1) * per_direction]
-        H = U.shape[1]
-        y = x.new_zeros((N, H))
-        h = x.new_zeros((B, H)) if h0 is None else h0[k]
-        c = x.new_zeros((B, H)) if c0 is None else c0[k]
-        for s in range(int(lengths.max()) if B else 0):
-            active = (lengths > s).nonzero().squeeze(1)
-            row = start[active] + step[lengths[active] - 1 - s if k == 1 else s]
-            a = x_rows[row] @ W.T + h[active] @ U.T + sum(biases)
-            i, f, g, o = a.chunk(4, dim=1)
-            c_active = f.sigmoid() * c[active] + i.sigmoid() * g.tanh()
-            h_active = o.sigmoid() * c_active.tanh()
-            c, h = c.index_copy(0, active, c_active), h.index_copy(0, active, h_active)
-            y = y.index_copy(0, row, h_active)
-        outputs.append((y, h, c))
-    ys, hs, cs = zip(*outputs, strict=True)
-    y = torch.cat(ys, dim=1)
-    return y.reshape((*x.shape[:-1], y.shape[1])), torch.stack(hs), torch.stack(cs)
