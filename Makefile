@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := $(wildcard src/kernels/*) $(wildcard src/kernels/cells/*)
+KERNELS := $(wildcard src/kernels/* src/kernels/*/*)
 NATIVE := $(filter %.h %.cpp %.inl,$(KERNELS))
 SETUP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

@@ -104,8 +104,10 @@ struct Table {
 };
 
 extern const Table table_baseline;
-#ifdef TIMELIKE_X86
-extern const Table table_avx2;
+#if defined(__x86_64__)
+extern const Table table_avx2, table_avx512;
+#elif defined(__aarch64__)
+extern const Table table_neon;
 #endif
 
 constexpr int kMaxTables = 8;
