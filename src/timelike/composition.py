@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from timelike.cells import CELLS
 from timelike.kernels import Rows
 
 __all__ = ["composition"]
@@ -94,21 +95,15 @@ def _gru_reset_before(p: _Weights, a: Tensor, h: Tensor, c: Tensor) -> tuple[Ten
     return (1 - z) * n + z * h, c
 
 
-class _Cell(NamedTuple):
-    step: Callable[[_Weights, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    has_cell_state: bool = False
-    last: str | None = None  # the weight that follows the biases
-
-
-_CELLS = {
-    "rnn_tanh": _Cell(_rnn_tanh),
-    "rnn_relu": _Cell(_rnn_relu),
-    "lstm": _Cell(_lstm, has_cell_state=True),
-    "lstm_peephole": _Cell(_lstm_peephole, has_cell_state=True, last="peephole"),
-    "lstm_coupled": _Cell(_lstm_coupled, has_cell_state=True),
-    "lstm_projected": _Cell(_lstm_projected, has_cell_state=True, last="projection"),
-    "gru": _Cell(_gru),
-    "gru_reset_before": _Cell(_gru_reset_before),
+_STEPS: dict[str, Callable[[_Weights, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "rnn_tanh": _rnn_tanh,
+    "rnn_relu": _rnn_relu,
+    "lstm": _lstm,
+    "lstm_peephole": _lstm_peephole,
+    "lstm_coupled": _lstm_coupled,
+    "lstm_projected": _lstm_projected,
+    "gru": _gru,
+    "gru_reset_before": _gru_reset_before,
 }
 
 
@@ -126,7 +121,7 @@ def composition(
     Parameters
     ----------
     cell : str
-        A cell of the kernels.
+        One of `timelike.cells.CELLS`.
     rows : Rows
         Where the steps lie in the rows of `x`.
     n_directions : int
@@ -155,13 +150,12 @@ def composition(
     >>> y.flatten().tolist(), hT.flatten().tolist()
     ([1.0, 3.0, 5.0], [3.0, 5.0])
     """
-    kind = _CELLS[cell]
     n, order = len(weights) // n_directions, _longest_first(rows)
     sort, back = torch.from_numpy(order), torch.from_numpy(np.argsort(order))
     x_rows = x.reshape(rows.n_rows, x.shape[-1])
     outputs = []
     for k in range(n_directions):
-        p = _named(kind, weights[k * n : (k + 1) * n])
+        p = _named(cell, weights[k * n : (k + 1) * n])
         R = p.U.shape[1]
         H = R if p.projection is None else p.projection.shape[1]
         h = x.new_zeros((rows.n_sequences, R)) if h0 is None else h0[k][sort]
@@ -169,33 +163,33 @@ def composition(
         steps = _walk(rows, order, reverse=k == 1)
         read = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *steps]))
         a = torch.split_with_sizes(linear(x_rows[read], p.W, p.b_ih), [len(step) for step in steps])
-        hidden, h, c = _run(kind, p, a, h, c)
+        hidden, h, c = _run(cell, p, a, h, c)
         outputs.append((x.new_zeros((rows.n_rows, R)).index_copy(0, read, hidden), h[back], c[back]))
     ys, hs, cs = zip(*outputs, strict=True)
     y = torch.cat(ys, dim=1).reshape((*x.shape[:-1], n_directions * R))
-    return y, torch.stack(hs), torch.stack(cs) if kind.has_cell_state else None
+    return y, torch.stack(hs), torch.stack(cs) if CELLS[cell].has_cell_state else None
 
 
-def _run(
-    kind: _Cell, p: _Weights, a: Sequence[Tensor], h: Tensor, c: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _run(cell: str, p: _Weights, a: Sequence[Tensor], h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Walk through the steps [n, G H]: hidden states of all steps one after another, and the last states."""
     hidden, ended = [h[:0]], []
     for a_t in a:
         n = len(a_t)
         if n < len(h):  # the shortest of those left have no step any more
             ended.append((h[n:], c[n:]))
-        h, c = kind.step(p, a_t, h[:n], c[:n])
+        h, c = _STEPS[cell](p, a_t, h[:n], c[:n])
         hidden.append(h)
     h_last, c_last = zip((h, c), *reversed(ended), strict=True)
     return torch.cat(hidden), torch.cat(h_last), torch.cat(c_last)
 
 
-def _named(kind: _Cell, weights: Sequence[Tensor]) -> _Weights:
+def _named(cell: str, weights: Sequence[Tensor]) -> _Weights:
     """Give the weights of one direction their names, by the order in which they come."""
-    if kind.last is None:
-        return _Weights(*weights)
-    return _Weights(*weights[:-1])._replace(**{kind.last: weights[-1]})
+    if CELLS[cell].has_peephole:
+        return _Weights(*weights[:-1])._replace(peephole=weights[-1])
+    if CELLS[cell].has_projection:
+        return _Weights(*weights[:-1])._replace(projection=weights[-1])
+    return _Weights(*weights)
 
 
 def _longest_first(rows: Rows) -> Integers:
