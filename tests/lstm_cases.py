@@ -40,9 +40,11 @@ def values(output: Any) -> Tensor:
     return output.values if isinstance(output, Ragged) else output
 
 
-def everything(lstm: Any, x: Any, hx: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+def everything(
+    lstm: Any, x: Any, hx: tuple[Tensor, Tensor] | None = None, **options: Any
+) -> dict[str, Tensor]:
     """All outputs and, for an N(0, 1) gradient on every one of them, the gradient of every leaf there is."""
-    output, (h_n, c_n) = lstm(x, hx)
+    output, (h_n, c_n) = lstm(x, hx, **options)
     found = {"y": values(output), "h_n": h_n, "c_n": c_n}
     upstream = [normal(*t.shape, seed=11 + k, dtype=t.dtype) for k, t in enumerate(found.values())]
     leaves = (

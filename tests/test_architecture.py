@@ -28,7 +28,8 @@ FLOORS = [
     },
     {"sequences", "configerrors", "modelfile", "composition", "evaluate", "plots"},
     {"config", "layouts", "autograd", "report"},
-    {"data", "nn"},
+    {"data", "recurrent"},
+    {"nn"},
     {"model"},
     {"fit"},
     {"train", "apply"},
@@ -36,7 +37,19 @@ FLOORS = [
     {"commands"},
     {"cli"},
 ]
-TORCH = {"composition", "autograd", "layouts", "nn", "model", "fit", "train", "apply", "runs", "commands"}
+TORCH = {
+    "composition",
+    "autograd",
+    "layouts",
+    "recurrent",
+    "nn",
+    "model",
+    "fit",
+    "train",
+    "apply",
+    "runs",
+    "commands",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -78,7 +78,13 @@ def test_refuses_with_torchs_kind_of_error(name):
 
 
 REFUSED_BY_US = {
-    "projection": (NotImplementedError, "proj_size=2", lambda m: LSTM(D, H, proj_size=2)),
+    "two variants at once": (
+        ValueError,
+        "proj_size=2, peephole=True.*at most one",
+        lambda m: LSTM(D, H, proj_size=2, peephole=True),
+    ),
+    "peephole no bool": (TypeError, "peephole should be of type bool", lambda m: LSTM(D, H, peephole=1)),
+    "coupled no bool": (TypeError, "coupled should be of type bool", lambda m: LSTM(D, H, coupled="yes")),
     "half asked for": (TypeError, "float16.*float32", lambda m: LSTM(D, H, dtype=torch.float16)),
     "half made": (TypeError, "float16.*module.float", lambda m: m.half()(normal(1, 1, D, seed=1).half())),
     "meta": (NotImplementedError, "device meta", lambda m: m.to("meta")(normal(1, 1, D, seed=1))),
@@ -125,6 +131,27 @@ REFUSED_BY_US = {
         ValueError,
         "torch.jagged",
         lambda m: m(torch.nested.as_nested_tensor([normal(2, D, seed=1)])),
+    ),
+    "mask as a list": (TypeError, "list", lambda m: m(normal(2, 1, D, seed=1), mask=[[True], [True]])),
+    "mask of integers": (
+        ValueError,
+        "int64.*torch.bool",
+        lambda m: m(normal(2, 1, D, seed=1), mask=torch.ones(2, 1, dtype=torch.int64)),
+    ),
+    "mask on another device": (
+        ValueError,
+        "meta",
+        lambda m: m(normal(2, 1, D, seed=1), mask=torch.ones(2, 1, dtype=torch.bool, device="meta")),
+    ),
+    "mask the wrong way round": (
+        ValueError,
+        r"shape \(2, 3\) for input \(2, 3, 5\), got \(3, 2\)",
+        lambda m: m(normal(2, 3, D, seed=1), mask=torch.ones(3, 2, dtype=torch.bool)),
+    ),
+    "mask of a packed sequence": (
+        ValueError,
+        "mask.*PackedSequence",
+        lambda m: m(packed_case(), mask=torch.ones(2, 2, dtype=torch.bool)),
     ),
     "weights of two dtypes": (
         TypeError,

@@ -38,17 +38,30 @@ class LayerWeights:
 
     Parameters
     ----------
+    cell : str
+        One of `timelike.cells.CELLS`.
     weights : sequence of Tensor
         ``W, U`` or ``W, U, b_ih, b_hh`` of each direction, one direction after another.
     n_directions : int
     """
 
-    __slots__ = ("_copies", "dtype", "input_size", "itemsize", "n_gates", "packed", "packed_forward", "units")
+    __slots__ = (
+        "_copies",
+        "cell",
+        "dtype",
+        "input_size",
+        "itemsize",
+        "n_gates",
+        "packed",
+        "packed_forward",
+        "units",
+    )
 
-    def __init__(self, weights: Sequence[Tensor], n_directions: int) -> None:
+    def __init__(self, cell: str, weights: Sequence[Tensor], n_directions: int) -> None:
+        self.cell = cell
         copies = [w.detach().clone(memory_format=torch.contiguous_format) for w in weights]
         n = len(copies) // n_directions
-        self.packed = tuple(Packed(*copies[k * n : (k + 1) * n]) for k in range(n_directions))
+        self.packed = tuple(Packed(*copies[k * n : (k + 1) * n], cell=cell) for k in range(n_directions))
         self.packed_forward = tuple(_address(p.forward) for p in self.packed)
         self._copies = [(w, w.data_ptr(), w.nbytes, w.dtype, w.shape) for w in copies]
         self.dtype, self.itemsize = copies[0].dtype, copies[0].itemsize
@@ -195,7 +208,7 @@ class _LayerGradient(torch.autograd.Function):
         tape: Tensor,
         *inputs: Any,  # x, h0, c0, weights
     ) -> tuple[Tensor | None, ...]:
-        ctx.rows, ctx.n_directions, ctx.needs = rows, len(held.packed), needs
+        ctx.cell, ctx.rows, ctx.n_directions, ctx.needs = held.cell, rows, len(held.packed), needs
         ctx.save_for_backward(dy, dhT, dcT, *inputs)
         ctx.set_materialize_grads(False)
         return _backward(held, rows, needs, dy, dhT, dcT, y, tape, *inputs)
@@ -208,7 +221,7 @@ class _LayerGradient(torch.autograd.Function):
             # Views, so that the derivative by one of them does not run through another that depends on it.
             given: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
             d_outputs, inputs = given[:3], given[3:]
-            outputs = composition("lstm", ctx.rows, ctx.n_directions, *inputs)
+            outputs = composition(ctx.cell, ctx.rows, ctx.n_directions, *inputs)
             first = _derivatives(outputs, d_outputs, inputs, ctx.needs, create_graph=True)
             second = _derivatives(first, upstream, given, needs, create_graph=higher)
         return None, None, None, *second[:3], None, None, *second[3:]

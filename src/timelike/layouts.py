@@ -1,8 +1,9 @@
 """The layouts in which a batch of sequences may come to a layer, all brought to rows and an address rule.
 
-`batch_of` reads a padded, batch-first or unbatched tensor, a `PackedSequence`, a `Ragged`, a `Sequences` or
-a jagged nested tensor. Nothing is copied or sorted: a `Batch` holds the tensor as it came, the rule by which
-the kernels find a step in it, and what turns the result back into the layout of the input.
+`batch_of` reads a padded, batch-first or unbatched tensor, with or without a mask, a `PackedSequence`, a
+`Ragged`, a `Sequences` or a jagged nested tensor. Nothing is sorted, and nothing copied but the steps between
+holes of a mask: a `Batch` holds the tensor as it came, the rule by which the kernels find a step in it, and
+what turns the result back into the layout of the input.
 
 Letters: ``B`` sequences, ``T`` steps of the longest, ``N`` rows (steps of all sequences), ``D`` inputs, ``H``
 units, ``K`` directions.
@@ -69,7 +70,7 @@ class Expected(NamedTuple):
     dtype: torch.dtype
 
 
-def batch_of(input: Any, expected: Expected, *, batch_first: bool) -> Batch:
+def batch_of(input: Any, expected: Expected, *, batch_first: bool, mask: Tensor | None = None) -> Batch:
     """Read a batch in any layout.
 
     Parameters
@@ -78,6 +79,8 @@ def batch_of(input: Any, expected: Expected, *, batch_first: bool) -> Batch:
     expected : Expected
     batch_first : bool
         Whether a tensor of three axes is (B, T, D) instead of (T, B, D).
+    mask : Tensor of bool, optional
+        Which steps of a tensor there are, in the shape of its axes but the last.
 
     Raises
     ------
@@ -86,8 +89,15 @@ def batch_of(input: Any, expected: Expected, *, batch_first: bool) -> Batch:
     TypeError
         For an input of another kind.
     """
+    if isinstance(input, Tensor) and not input.is_nested:
+        return _dense(input, expected, batch_first, mask)
+    if mask is not None:
+        raise ValueError(
+            f"{expected.cell}: a mask is for padded tensors; {type(input).__name__} tells by itself "
+            "which steps there are"
+        )
     if isinstance(input, Tensor):
-        return _nested(input, expected) if input.is_nested else _dense(input, expected, batch_first)
+        return _nested(input, expected)
     if isinstance(input, PackedSequence):
         return _packed(input, expected)
     if isinstance(input, Sequences):
@@ -100,21 +110,56 @@ def batch_of(input: Any, expected: Expected, *, batch_first: bool) -> Batch:
     )
 
 
-def _dense(x: Tensor, expected: Expected, batch_first: bool) -> Batch:
+def _dense(x: Tensor, expected: Expected, batch_first: bool, mask: Tensor | None) -> Batch:
     if x.dim() == 3:
         B, T = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
     elif x.dim() == 2:
         B, T = 1, x.shape[0]
     else:
-        raise ValueError(f"{expected.cell}: Expected input to be 2D or 3D, got {x.dim()}D instead")
+        noun = "D tensor" if expected.cell == "RNN" else "D"
+        raise ValueError(f"{expected.cell}: Expected input to be 2D or 3D, got {x.dim()}{noun} instead")
     x = _rows(x, expected)
     if T == 0:
         raise RuntimeError(
             f"{expected.cell}: Expected sequence length to be larger than 0, got input of shape "
             f"{tuple(x.shape)}; use Ragged for sequences without steps"
         )
-    rows = Rows.batch_major(B, T) if batch_first else Rows.time_major(T, B)
-    return Batch(x, rows, unbatched=x.dim() == 2)
+    batch_first = batch_first and x.dim() == 3
+    if mask is None:
+        rows = Rows.batch_major(B, T) if batch_first else Rows.time_major(T, B)
+        return Batch(x, rows, unbatched=x.dim() == 2)
+    return _masked(x, _checked(mask, x, expected), batch_first)
+
+
+def _checked(mask: Any, x: Tensor, expected: Expected) -> Tensor:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{expected.cell}: mask is {type(mask).__name__}; a Tensor of bool is needed")
+    if mask.dtype is not torch.bool or not mask.is_cpu:
+        raise ValueError(
+            f"{expected.cell}: mask is {mask.dtype} on {mask.device}; torch.bool on the CPU is needed, "
+            "True for each step that there is"
+        )
+    if mask.shape != x.shape[:-1]:
+        raise ValueError(
+            f"{expected.cell}: Expected mask of shape {tuple(x.shape[:-1])} for input {tuple(x.shape)}, "
+            f"got {tuple(mask.shape)}"
+        )
+    return mask
+
+
+def _masked(x: Tensor, mask: Tensor, batch_first: bool) -> Batch:
+    rows, index = _masked_rows(mask.numpy().tobytes(), mask.shape, batch_first)
+    unbatched = x.dim() == 2
+    if index is None:
+        return Batch(x, rows, unbatched=unbatched)
+    # The steps of a sequence with holes follow no rule, and are copied.
+    shape, n_rows = x.shape[:-1], mask.numel()
+
+    def output(y: Tensor) -> Tensor:
+        width = y.shape[-1]
+        return y.new_zeros(n_rows, width).index_copy_(0, index, y).view(*shape, width)
+
+    return Batch(x.reshape(n_rows, x.shape[-1]).index_select(0, index), rows, output, unbatched=unbatched)
 
 
 def _packed(packed: PackedSequence, expected: Expected) -> Batch:
@@ -193,6 +238,27 @@ def _ragged_rows(offsets: bytes) -> Rows:
 @lru_cache(maxsize=16)
 def _packed_rows(batch_sizes: bytes) -> Rows:
     return Rows.packed(np.frombuffer(batch_sizes, np.int64))
+
+
+@lru_cache(maxsize=16)
+def _masked_rows(mask: bytes, shape: tuple[int, ...], batch_first: bool) -> tuple[Rows, Tensor | None]:
+    """Give the rows of a mask, or where there are holes those of a copy of the steps, and which these are."""
+    there = np.frombuffer(mask, np.bool_).reshape(shape if len(shape) == 2 else (*shape, 1))
+    if not batch_first:
+        there = there.T
+    B, T = there.shape
+    lengths = there.sum(axis=1)
+    first = there.argmax(axis=1)
+    end = T - there[:, ::-1].argmax(axis=1)
+    if ((end - first == lengths) | (lengths == 0)).all():
+        first[lengths == 0] = 0
+        start, step = np.arange(B), np.arange(T)
+        if batch_first:
+            return Rows(start * T + first, step, lengths, B * T), None
+        return Rows(start + first * B, step * B, lengths, B * T), None
+    b, t = there.nonzero()
+    index = torch.from_numpy(b * T + t if batch_first else t * B + b)
+    return Rows.ragged(np.concatenate([[0], lengths.cumsum()])), index
 
 
 def _shared(sequences: Sequences) -> Ragged:

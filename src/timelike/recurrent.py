@@ -1,0 +1,336 @@
+"""What all recurrent layers share: arguments, parameters, states, and the walk through the layers.
+
+Use `timelike.nn`: its classes say which cell they are made of, and take the arguments of `torch.nn`.
+
+Letters: ``B`` sequences, ``H`` units, ``R`` numbers of the hidden state (``H``, but for a projection), ``K``
+directions.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from timelike import autograd
+from timelike.autograd import LayerWeights
+from timelike.cells import CELLS, parameter_shapes
+from timelike.layouts import Batch, Expected, batch_of, conform
+
+__all__ = ["Recurrent", "require_bool"]
+
+_DTYPES = (torch.float32, torch.float64)
+
+States: TypeAlias = Tensor | tuple[Tensor, Tensor]
+
+
+class Recurrent(nn.Module):
+    """A stack of recurrent layers of one cell, in one direction or both.
+
+    Parameters
+    ----------
+    cell : str
+        One of `timelike.cells.CELLS`.
+    inner_bias : bool
+        Whether there is ``bias_hh`` where there are biases.
+
+    The others are those of `torch.nn`; see `timelike.nn`.
+    """
+
+    mode: str  # as torch has it
+    _kind: str  # for messages
+    _usual: ClassVar[dict[str, Any]] = {
+        "proj_size": 0,
+        "num_layers": 1,
+        "bias": True,
+        "batch_first": False,
+        "dropout": 0.0,
+        "bidirectional": False,
+    }
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        *,
+        inner_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        dtype = dtype or torch.get_default_dtype()
+        if dtype not in _DTYPES:
+            raise TypeError(f"{type(self).__name__}: dtype {dtype}; possible: torch.float32, torch.float64")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self._cell = cell
+        self._n_directions = 2 if bidirectional else 1
+        self._names: list[list[str]] = []  # of the parameters of each layer, one direction after the other
+        for layer in range(num_layers):
+            columns = input_size if layer == 0 else self._state_size * self._n_directions
+            n_biases = (2 if inner_bias else 1) if bias else 0
+            shapes = parameter_shapes(cell, columns, hidden_size, proj_size=proj_size, n_biases=n_biases)
+            self._names.append([])
+            for suffix in ("", "_reverse")[: self._n_directions]:
+                for name, shape in shapes.items():
+                    values = torch.empty(shape, device=device, dtype=dtype)
+                    self.register_parameter(f"{name}_l{layer}{suffix}", nn.Parameter(values))
+                    self._names[layer].append(f"{name}_l{layer}{suffix}")
+        self._held: list[LayerWeights | None] = [None] * num_layers
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters from U(-k, k), k = 1 / sqrt(hidden_size), in the order of `torch.nn`."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: these layers pack their weights by themselves. There so that callers need not ask."""
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """Parameters of each layer and direction, as in `torch.nn`."""
+        n = len(self._names[0]) // self._n_directions
+        weights = [[getattr(self, name) for name in names] for names in self._names]
+        return [of_layer[k : k + n] for of_layer in weights for k in range(0, len(of_layer), n)]
+
+    @property
+    def _state_size(self) -> int:
+        """Numbers R of the hidden state."""
+        return self.proj_size or self.hidden_size
+
+    def extra_repr(self) -> str:
+        """Arguments that differ from the defaults, as in `torch.nn`."""
+        given = [
+            f"{name}={getattr(self, name)}"
+            for name, usual in self._usual.items()
+            if getattr(self, name) != usual
+        ]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *given])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is packed is made again from the parameters at the next call.
+        return self.__dict__ | {"_held": [None] * self.num_layers}
+
+    def forward(
+        self, input: Any, hx: States | None = None, *, mask: Tensor | None = None
+    ) -> tuple[Any, States]:
+        """Run all layers over a batch.
+
+        Parameters
+        ----------
+        input : Tensor, PackedSequence, Ragged, Sequences or jagged nested tensor
+            Tensors are (T, B, D), (B, T, D) with ``batch_first``, or (T, D).
+        hx : Tensor, shape (layers K, B, R), optional
+            Initial hidden states, by default zeros; K is 2 if bidirectional, else 1. An LSTM takes a tuple of
+            them and its initial cell states, (layers K, B, H). Without the axis B for unbatched input.
+        mask : Tensor of bool, shape (T, B), (B, T) with ``batch_first``, or (T,), optional
+            Which steps of a padded tensor there are: True for a step, False for padding or a hole. A sequence
+            is walked as if the others were not in it: they are not read, and outputs and gradients are zero
+            there.
+
+        Returns
+        -------
+        output
+            Hidden states of the last layer, K R wide, in the layout of the input (`Ragged` for `Sequences`).
+        h_n : Tensor, or tuple of two for an LSTM
+            Last states of each sequence, of all layers and directions, shaped like `hx`.
+        """
+        if torch.compiler.is_compiling():
+            return _outside_of_graphs(self, input, hx, mask)  # type: ignore[no-any-return]
+        return self._run(input, hx, mask)
+
+    def _run(self, input: Any, hx: States | None, mask: Tensor | None) -> tuple[Any, States]:
+        weights = self._weights()
+        expected = Expected(self._kind, self.input_size, weights[0][0].dtype)
+        batch = batch_of(input, expected, batch_first=self.batch_first, mask=mask)
+        h0, c0 = (None, None) if hx is None else self._initial(hx, batch)
+        output, h_n, c_n = self._walk(batch, weights, h0, c0)
+        return output, h_n if c_n is None else (h_n, c_n)
+
+    # Weights
+
+    def _weights(self) -> list[list[Tensor]]:
+        """Weights of each layer, whoever put them there: parametrisations make attributes of them."""
+        own = self._parameters
+        try:
+            weights: Any = [[own[name] for name in names] for names in self._names]
+        except KeyError:
+            weights = [[getattr(self, name) for name in names] for names in self._names]
+        first = weights[0][0]
+        if not first.is_cpu:
+            raise NotImplementedError(
+                f"{self._kind}: parameters are on device {first.device}, but these kernels run on the CPU: "
+                "use module.to('cpu'), or torch.nn there"
+            )
+        if first.dtype not in _DTYPES:
+            raise TypeError(
+                f"{self._kind}: parameters are {first.dtype}; possible: torch.float32, torch.float64: "
+                "use module.float() or module.double()"
+            )
+        return weights  # type: ignore[no-any-return]
+
+    def _hold(self, layer: int, weights: Sequence[Tensor]) -> LayerWeights:
+        """Pack the weights of a layer, unless they are those packed last."""
+        held = self._held[layer]
+        if held is None or not held.hold(weights):
+            held = self._held[layer] = LayerWeights(self._cell, weights, self._n_directions)
+        return held
+
+    # States
+
+    def _initial(self, hx: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Check the initial states and give them, [layers K, B, R or H], in the order of the batch's rows."""
+        if CELLS[self._cell].has_cell_state:
+            if not _is_pair(hx):
+                raise TypeError(
+                    f"{self._kind}: hx must be a tuple (h_0, c_0) of two tensors, got {_kinds(hx)}"
+                )
+            h0, c0 = hx
+            _check_axes((h0, c0), batch.unbatched)
+            return (
+                self._state(h0, "hidden[0]", self._state_size, batch),
+                self._state(c0, "hidden[1]", self.hidden_size, batch),
+            )
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"{self._kind}: hx must be a tensor h_0, got {_kinds(hx)}")
+        _check_axes((hx,), batch.unbatched)
+        return self._state(hx, "hidden", self._state_size, batch), None
+
+    def _state(self, state: Tensor, name: str, size: int, batch: Batch) -> Tensor:
+        if batch.unbatched:
+            state = state.unsqueeze(1)
+        expected = (self.num_layers * self._n_directions, batch.rows.n_sequences, size)
+        if state.shape != expected:
+            raise RuntimeError(f"Expected {name} size {expected}, got {list(state.shape)}")
+        state = conform(state, name, self._kind, batch.x.dtype, RuntimeError)
+        return state if batch.order is None else state.index_select(1, batch.order)
+
+    # The walk through the layers
+
+    def _walk(
+        self, batch: Batch, weights: list[list[Tensor]], h0: Tensor | None, c0: Tensor | None
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        if torch._C._are_functorch_transforms_active():
+            raise NotImplementedError(
+                f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
+                "use torch.autograd"
+            )
+        x, L = batch.x, self.num_layers
+        c_n: Tensor | None
+        if L == 1:
+            x, h_n, c_n = autograd.layer(self._hold(0, weights[0]), batch.rows, x, h0, c0, weights[0])
+        else:
+            h0s, c0s = ((None,) * L if s is None else s.chunk(L) for s in (h0, c0))
+            h_last, c_last = [], []
+            for layer in range(L):
+                if layer and self.dropout and self.training:
+                    x = self._dropped(x)
+                held = self._hold(layer, weights[layer])
+                x, h_n, c_n = autograd.layer(held, batch.rows, x, h0s[layer], c0s[layer], weights[layer])
+                h_last.append(h_n)
+                c_last += [] if c_n is None else [c_n]
+            h_n, c_n = torch.cat(h_last), torch.cat(c_last) if c_last else None
+        if batch.inverse is not None:
+            h_n = h_n.index_select(1, batch.inverse)
+            c_n = None if c_n is None else c_n.index_select(1, batch.inverse)
+        if batch.unbatched:
+            h_n, c_n = h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
+        return x if batch.output is None else batch.output(x), h_n, c_n
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        if self.batch_first and x.dim() == 3:  # torch draws for (T, B, ...), whatever lies in memory
+            B, T, width = x.shape
+            return x * nn.functional.dropout(x.new_ones(T, B, width), self.dropout).transpose(0, 1)
+        return nn.functional.dropout(x, self.dropout)
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable, but it does not load the compiler
+def _outside_of_graphs(module: Recurrent, input: Any, hx: States | None, mask: Tensor | None) -> Any:
+    """Run a layer between two graphs of `torch.compile`, which cannot look into native calls."""
+    return module._run(input, hx, mask)
+
+
+def _is_pair(hx: Any) -> bool:
+    return isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+
+
+def _kinds(hx: Any) -> Any:
+    return [type(s).__name__ for s in hx] if isinstance(hx, (tuple, list)) else type(hx).__name__
+
+
+def _check_axes(states: tuple[Tensor, ...], unbatched: bool) -> None:
+    axes, kind = (2, "unbatched 2-D") if unbatched else (3, "batched 3-D")
+    if any(state.dim() != axes for state in states):
+        names, given = " and ".join(("hx", "cx")[: len(states)]), [f"{state.dim()}-D" for state in states]
+        got = f"({', '.join(given)}) tensors" if len(given) > 1 else f"{given[0]} tensor"
+        raise RuntimeError(f"For {kind} input, {names} should also be {axes}-D but got {got}")
+
+
+def require_bool(**flags: Any) -> None:
+    """Refuse what is not a bool, by its name, as `torch.nn` does.
+
+    Raises
+    ------
+    TypeError
+        If one is not.
+    """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
+
+
+def _check_arguments(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: float,
+    proj_size: int,
+) -> None:
+    """Refuse what `torch.nn` refuses, with its types of error."""
+    if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise ValueError(
+            f"dropout should be a number in range [0, 1] representing the probability of an element being "
+            f"zeroed, got {dropout!r}"
+        )
+    require_bool(bias=bias, batch_first=batch_first)
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for name, size in sizes.items():
+        if not isinstance(size, int):
+            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero")
+    if not isinstance(proj_size, int):
+        raise TypeError(f"proj_size should be of type int, got: {type(proj_size).__name__}")
+    if proj_size < 0:
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=4,
+        )
