@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "rows.h"
+#include "threads.h"
 
 #include <cstring>
 

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "rows.h"
+#include "threads.h"
 
 #include <cstring>
 

@@ -29,70 +29,103 @@ const timelike::Table& table(const std::string& name) {
 }
 
 struct RowsArgument {
-  Address start, step, length;
-  int64_t count;
-  RowsArgument(Address s, Address t, Address l, int64_t n) : start(s), step(t), length(l), count(n) {}
-  timelike::Rows walk(bool reverse) const {
-    return {at<const int64_t>(start), at<const int64_t>(step), at<const int64_t>(length), count, reverse};
+  timelike::Rows rows;
+  RowsArgument(Address start, Address step, Address length, Address tape_start, Address tape_step,
+               int64_t count)
+      : rows{at<const int64_t>(start),
+             at<const int64_t>(step),
+             at<const int64_t>(tape_start),
+             at<const int64_t>(tape_step),
+             at<const int64_t>(length),
+             count,
+             0,
+             0,
+             false} {}
+  timelike::Rows walk(int64_t begin, int64_t end, bool reverse) const {
+    timelike::Rows walk = rows;
+    walk.begin = begin, walk.end = end, walk.reverse = reverse;
+    return walk;
   }
 };
 
-// One cell in one precision on one instruction set.
+// One cell in one precision on one instruction set, for layers of one size.
 template <class T>
 class BoundLayer {
  public:
-  explicit BoundLayer(const timelike::Layer<T>& layer) : layer_(layer) {}
+  BoundLayer(const timelike::Layer<T>& layer, int64_t D, int64_t H, int64_t R)
+      : layer_(layer), D_(D), H_(H), R_(R) {}
 
-  int64_t forward_size(int64_t D, int64_t H) const { return layer_.forward_size(D, H); }
-  int64_t backward_size(int64_t D, int64_t H) const { return layer_.backward_size(D, H); }
+  int gates() const { return layer_.gates; }
+  int tape_gates() const { return layer_.tape_gates; }
+  bool cell_state() const { return layer_.cell_state; }
+  int64_t forward_size() const { return layer_.forward_size(D_, H_, R_); }
+  int64_t backward_size() const { return layer_.backward_size(D_, H_, R_); }
 
-  void pack_forward(int64_t D, int64_t H, Address W, Address U, Address b_ih, Address b_hh,
+  void pack_forward(Address W, Address U, Address b_ih, Address b_hh, Address peephole, Address projection,
                     Address packed) const {
-    layer_.pack_forward({D, H, at<const T>(W), at<const T>(U), at<const T>(b_ih), at<const T>(b_hh)},
-                        at<T>(packed));
+    layer_.pack_forward(weights(W, U, b_ih, b_hh, peephole, projection), at<T>(packed));
   }
-  void pack_backward(int64_t D, int64_t H, Address W, Address U, Address packed) const {
-    layer_.pack_backward({D, H, at<const T>(W), at<const T>(U), nullptr, nullptr}, at<T>(packed));
+  void pack_backward(Address W, Address U, Address peephole, Address projection, Address packed) const {
+    layer_.pack_backward(weights(W, U, 0, 0, peephole, projection), at<T>(packed));
   }
 
-  void forward(const RowsArgument& rows, bool reverse, int64_t D, int64_t H, Address packed, Address x,
-               int64_t ldx, Address h0, Address c0, Address y, int64_t ldy, Address hT, Address cT,
-               Address gates, Address cells) const {
+  void forward(const RowsArgument& rows, int64_t begin, int64_t end, bool reverse, Address packed, Address x,
+               int64_t ldx, Address h0, Address c0, Address y, int64_t ldy, Address hidden, Address hT,
+               Address cT, Address gates, Address cells, int threads) const {
     timelike::Forward<T> f{};
-    f.rows = rows.walk(reverse);
-    f.D = D, f.H = H;
+    f.rows = rows.walk(begin, end, reverse);
+    f.D = D_, f.H = H_, f.R = R_;
     f.packed = at<const T>(packed);
     f.x = at<const T>(x), f.ldx = ldx;
     f.h0 = at<const T>(h0), f.c0 = at<const T>(c0);
     f.y = at<T>(y), f.ldy = ldy;
+    f.hidden = at<T>(hidden);
     f.hT = at<T>(hT), f.cT = at<T>(cT);
     f.gates = at<T>(gates), f.cells = at<T>(cells);
+    f.threads = threads;
     layer_.forward(f);
   }
 
-  void backward(const RowsArgument& rows, bool reverse, int64_t D, int64_t H, Address packed, Address x,
-                int64_t ldx, Address h0, Address c0, Address y, int64_t ldy, Address gates, Address cells,
-                Address dy, int64_t lddy, Address dhT, Address dcT, Address dx, int64_t lddx, bool add_dx,
-                Address dW, Address dU, Address db, Address dh0, Address dc0, Address dgates) const {
+  void backward(const RowsArgument& rows, int64_t begin, int64_t end, bool reverse, Address packed, Address x,
+                int64_t ldx, Address h0, Address c0, Address hidden, int64_t ldhidden, Address gates,
+                Address cells, Address dy, int64_t lddy, Address dhT, Address dcT, Address dx, int64_t lddx,
+                bool add_dx, Address dW, Address dU, Address db_ih, Address db_hh, Address dpeephole,
+                Address dprojection, Address dh0, Address dc0, Address dgates, int threads) const {
     timelike::Backward<T> f{};
-    f.rows = rows.walk(reverse);
-    f.D = D, f.H = H;
+    f.rows = rows.walk(begin, end, reverse);
+    f.D = D_, f.H = H_, f.R = R_;
     f.packed = at<const T>(packed);
     f.x = at<const T>(x), f.ldx = ldx;
     f.h0 = at<const T>(h0), f.c0 = at<const T>(c0);
-    f.y = at<const T>(y), f.ldy = ldy;
+    f.hidden = at<const T>(hidden), f.ldhidden = ldhidden;
     f.gates = at<const T>(gates), f.cells = at<const T>(cells);
     f.dy = at<const T>(dy), f.lddy = lddy;
     f.dhT = at<const T>(dhT), f.dcT = at<const T>(dcT);
     f.dx = at<T>(dx), f.lddx = lddx, f.add_dx = add_dx;
-    f.dW = at<T>(dW), f.dU = at<T>(dU), f.db = at<T>(db);
+    f.dW = at<T>(dW), f.dU = at<T>(dU), f.db_ih = at<T>(db_ih), f.db_hh = at<T>(db_hh);
+    f.dpeephole = at<T>(dpeephole), f.dprojection = at<T>(dprojection);
     f.dh0 = at<T>(dh0), f.dc0 = at<T>(dc0);
     f.dgates = at<T>(dgates);
+    f.threads = threads;
     layer_.backward(f);
   }
 
  private:
   const timelike::Layer<T>& layer_;
+  int64_t D_, H_, R_;
+
+  timelike::Weights<T> weights(Address W, Address U, Address b_ih, Address b_hh, Address peephole,
+                               Address projection) const {
+    return {D_,
+            H_,
+            R_,
+            at<const T>(W),
+            at<const T>(U),
+            at<const T>(b_ih),
+            at<const T>(b_hh),
+            at<const T>(peephole),
+            at<const T>(projection)};
+  }
 };
 
 template <class T>
@@ -100,12 +133,23 @@ void bind_layer(nb::module_& m, const char* name) {
   using Bound = BoundLayer<T>;
   const auto free = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<Bound>(m, name)
-      .def("forward_size", &Bound::forward_size)
-      .def("backward_size", &Bound::backward_size)
+      .def_prop_ro("gates", &Bound::gates)
+      .def_prop_ro("tape_gates", &Bound::tape_gates)
+      .def_prop_ro("cell_state", &Bound::cell_state)
+      .def_prop_ro("forward_size", &Bound::forward_size)
+      .def_prop_ro("backward_size", &Bound::backward_size)
       .def("pack_forward", &Bound::pack_forward, free)
       .def("pack_backward", &Bound::pack_backward, free)
       .def("forward", &Bound::forward, free)
       .def("backward", &Bound::backward, free);
+}
+
+template <class T>
+BoundLayer<T> bound(const timelike::Layer<T> (&layers)[timelike::kCells], const std::string& cell, int64_t D,
+                    int64_t H, int64_t R) {
+  for (const timelike::Layer<T>& layer : layers)
+    if (cell == layer.cell) return BoundLayer<T>(layer, D, H, R);
+  throw std::invalid_argument("no kernel for cell '" + cell + "'");
 }
 
 template <class T>
@@ -129,15 +173,24 @@ NB_MODULE(_core, m) {
     for (int k = 0; k < list.count; ++k) names.push_back(list.table[k]->name);
     return names;
   });
-  nb::class_<RowsArgument>(m, "Rows").def(nb::init<Address, Address, Address, int64_t>());
+  m.def("cells", [] {
+    std::vector<std::string> names;
+    for (const auto& layer : timelike::table_baseline.f32) names.push_back(layer.cell);
+    return names;
+  });
+  nb::class_<RowsArgument>(m, "Rows").def(nb::init<Address, Address, Address, Address, Address, int64_t>());
   bind_layer<float>(m, "LayerF32");
   bind_layer<double>(m, "LayerF64");
-  m.def("lstm_f32", [](const std::string& isa) { return BoundLayer<float>(table(isa).lstm_f32); });
-  m.def("lstm_f64", [](const std::string& isa) { return BoundLayer<double>(table(isa).lstm_f64); });
+  m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {
+    return bound(table(isa).f32, cell, D, H, R);
+  });
+  m.def("layer_f64", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {
+    return bound(table(isa).f64, cell, D, H, R);
+  });
   m.def("function_f32", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
-    apply(table(isa).f32, name, x, y, n);
+    apply(table(isa).functions_f32, name, x, y, n);
   });
   m.def("function_f64", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
-    apply(table(isa).f64, name, x, y, n);
+    apply(table(isa).functions_f64, name, x, y, n);
   });
 }

@@ -15,13 +15,13 @@
 
 namespace timelike {
 
-// 48 rows fill register tiles of 3 and of 6 and keep inputs and states of a chunk in the L1 cache.
-constexpr int64_t kChunk = 48;
+// So many rows keep inputs and states of a chunk in the L1 cache; chunks begin at multiples of a tile.
+constexpr int64_t kChunk = 48, kTileRows = 6;
 
 struct Batch {
   const Rows& rows;
   std::vector<int64_t> order;  // [B] sequences by falling length, ties in the caller's order
-  int64_t chunk;               // sequences per chunk (the last one may have fewer)
+  int64_t chunks;
 
   explicit Batch(const Rows& r) : rows(r), order(size_t(r.count)) {
     std::iota(order.begin(), order.end(), int64_t(0));
@@ -29,18 +29,32 @@ struct Batch {
     const auto longer = [length](int64_t a, int64_t b) { return length[a] > length[b]; };
     if (!std::is_sorted(order.begin(), order.end(), longer))
       std::stable_sort(order.begin(), order.end(), longer);
-    const int64_t chunks = (r.count + kChunk - 1) / kChunk;
-    chunk = chunks ? (r.count + chunks - 1) / chunks : 0;
-    chunk = std::min(kChunk, (chunk + 5) / 6 * 6);
+    chunks = (r.count + kChunk - 1) / kChunk;
   }
-  int64_t chunks() const { return chunk ? (rows.count + chunk - 1) / chunk : 0; }
-  int64_t begin(int64_t k) const { return k * chunk; }
-  int64_t end(int64_t k) const { return std::min(rows.count, (k + 1) * chunk); }
+  // Chunks are equal to a tile.
+  int64_t begin(int64_t k) const {
+    const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
+    return std::min(rows.count, tiles * k / chunks * kTileRows);
+  }
+  int64_t end(int64_t k) const { return begin(k + 1); }
+  // Steps in all.
+  int64_t steps() const {
+    int64_t sum = 0;
+    for (int64_t b = 0; b < rows.count; ++b)
+      sum += std::max<int64_t>(0, std::min(rows.end, rows.length[b]) - rows.begin);
+    return sum;
+  }
 };
 
-// The row of step s of sequence b, s counted in the order of the walk.
+// The rows of step s of sequence b, s counted in the order of the walk.
+inline int64_t index_of(const Rows& rows, int64_t b, int64_t s) {
+  return rows.reverse ? rows.length[b] - 1 - s : s;
+}
 inline int64_t row_of(const Rows& rows, int64_t b, int64_t s) {
-  return rows.start[b] + rows.step[rows.reverse ? rows.length[b] - 1 - s : s];
+  return rows.start[b] + rows.step[index_of(rows, b, s)];
+}
+inline int64_t tape_row_of(const Rows& rows, int64_t b, int64_t s) {
+  return rows.tape_start[b] + rows.tape_step[index_of(rows, b, s)];
 }
 
 // How many of a chunk's sequences (sorted by falling length) have a step s, given that n of them had the
@@ -50,42 +64,40 @@ inline int64_t still_active(const Rows& rows, const int64_t* order, int64_t n, i
   return n;
 }
 
-// Scratch memory of one kernel call: one block per thread that grows and is used again by the next call.
+// Scratch memory of one chunk: one block per thread that grows and is used again by the next chunk.
 class Workspace {
  public:
   static constexpr size_t alignment = 64;
 
-  // Room for everything that take() will hand out until the next reserve().
-  void reserve(size_t bytes) {
+  // Runs `takes`, a sequence of take(), twice: to see how much is asked for, and to hand it out.
+  template <class Takes>
+  void lay_out(Takes&& takes) {
     used_ = 0;
-    if (bytes <= size_) return;
-    std::free(base_);
-    size_ = 0;
-    base_ =
-        static_cast<char*>(std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment));
-    if (!base_) throw std::bad_alloc();
-    size_ = bytes;
-  }
-  template <class T>
-  static constexpr size_t bytes(int64_t count) {
-    return (size_t(count) * sizeof(T) + alignment - 1) / alignment * alignment;
+    takes();
+    reserve(used_);
+    used_ = 0;
+    takes();
   }
   template <class T>
   T* take(int64_t count) {
-    T* p = reinterpret_cast<T*>(base_ + used_);
-    used_ += bytes<T>(count);
-    return p;
+    const size_t at = used_;
+    used_ += (size_t(count) * sizeof(T) + alignment - 1) / alignment * alignment;
+    return used_ <= size_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
   }
   ~Workspace() { std::free(base_); }
 
  private:
   char* base_ = nullptr;
   size_t size_ = 0, used_ = 0;
-};
 
-inline Workspace& thread_workspace() {
-  static thread_local Workspace workspace;
-  return workspace;
-}
+  void reserve(size_t bytes) {
+    if (bytes <= size_) return;
+    std::free(base_);
+    size_ = 0;
+    base_ = static_cast<char*>(std::aligned_alloc(alignment, bytes));
+    if (!base_) throw std::bad_alloc();
+    size_ = bytes;
+  }
+};
 
 }  // namespace timelike

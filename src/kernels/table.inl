@@ -1,14 +1,26 @@
 // The table of one instruction set. Included once by each of baseline.cpp, avx2.cpp, ...
+#include "backward.h"
+#include "cells/gru.h"
 #include "cells/lstm.h"
-#include "sequence.h"
+#include "cells/rnn.h"
 
 namespace timelike {
 namespace TIMELIKE_ISA {
 
 template <class Cell, class T>
 constexpr Layer<T> layer() {
-  return {forward_size<Cell, T>,  backward_size<Cell, T>, pack_forward<Cell, T>,
-          pack_backward<Cell, T>, forward<Cell, T>,       backward<Cell, T>};
+  return {Cell::name,
+          Cell::gates,
+          Cell::tape_gates,
+          Cell::cell_state,
+          Cell::projected,
+          Cell::diagonals > 0,
+          forward_size<Cell, T>,
+          backward_size<Cell, T>,
+          pack_forward<Cell, T>,
+          pack_backward<Cell, T>,
+          forward<Cell, T>,
+          backward<Cell, T>};
 }
 
 template <class T, void (*function)(Vec<T> (&)[1])>
@@ -27,10 +39,20 @@ constexpr Functions<T> functions() {
   return {map<T, exp<T, 1>>, map<T, sigmoid<T, 1>>, map<T, tanh<T, 1>>};
 }
 
+template <class... Cells>
+constexpr Table table_of() {
+  return {TIMELIKE_ISA_NAME,
+          {layer<Cells, float>()...},
+          {layer<Cells, double>()...},
+          functions<float>(),
+          functions<double>()};
+}
+
 }  // namespace TIMELIKE_ISA
 
-const Table TIMELIKE_TABLE = {TIMELIKE_ISA_NAME, TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, float>(),
-                              TIMELIKE_ISA::layer<TIMELIKE_ISA::LSTM, double>(),
-                              TIMELIKE_ISA::functions<float>(), TIMELIKE_ISA::functions<double>()};
+const Table TIMELIKE_TABLE =
+    TIMELIKE_ISA::table_of<TIMELIKE_ISA::RNNTanh, TIMELIKE_ISA::RNNRelu, TIMELIKE_ISA::LSTM,
+                           TIMELIKE_ISA::LSTMPeephole, TIMELIKE_ISA::LSTMCoupled, TIMELIKE_ISA::LSTMProjected,
+                           TIMELIKE_ISA::GRU, TIMELIKE_ISA::GRUResetBefore>();
 
 }  // namespace timelike

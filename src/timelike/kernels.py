@@ -6,7 +6,8 @@ never imported here): shapes, types and memory layout are checked before address
 (`timelike.autograd` makes or checks its buffers itself, and calls the native layer by address.)
 
 Letters: ``B`` sequences, ``T`` steps of the longest, ``N`` rows (steps of all sequences), ``D`` inputs,
-``H`` units, ``G`` gates, in the order of `torch.nn` (``i f g o`` for the LSTM).
+``H`` units, ``R`` numbers of the hidden state (``H``, but fewer with a projection), ``G`` gates of the
+parameters in the order of `torch.nn` (``i f g o``, ``r z n``), ``A`` numbers per unit on the tape.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ __all__ = [
     "backward",
     "forward",
     "isa",
-    "lstm",
-    "lstm_backward",
+    "run",
+    "run_backward",
 ]
 
 Buffer = Any  # np.ndarray or torch.Tensor
 Address = int
 
-_GATES = {"lstm": 4}
 _CODES = {"float32": "f32", "float64": "f64"}
 
 
@@ -75,13 +75,16 @@ def isa() -> str:
     return asked
 
 
-@lru_cache(maxsize=32)
-def _layer(cell: str, dtype: str, name: str) -> Any:
-    if cell not in _GATES:
-        raise ValueError(f"no kernel for cell {cell!r}; {nearest(cell, _GATES)}")
+@lru_cache(maxsize=64)
+def _layer(cell: str, dtype: str, name: str, D: int, H: int, R: int) -> Any:
+    return getattr(_core, f"layer_{_CODES[dtype]}")(name, cell, D, H, R)
+
+
+def _known(cell: str, dtype: str) -> None:
+    if cell not in _core.cells():
+        raise ValueError(f"no kernel for cell {cell!r}; {nearest(cell, _core.cells())}")
     if dtype not in _CODES:
         raise TypeError(f"no kernel for dtype {dtype}; possible: float32, float64")
-    return getattr(_core, f"{cell}_{_CODES[dtype]}")(name)
 
 
 @lru_cache(maxsize=64)
@@ -182,7 +185,7 @@ class Rows:
     array([3, 0, 2])
     """
 
-    __slots__ = ("complete", "lengths", "n_rows", "native", "start", "step")
+    __slots__ = ("_tape", "complete", "lengths", "n_rows", "n_tape_rows", "native", "start", "step")
 
     def __init__(self, start: Any, step: Any, lengths: Any, n_rows: int) -> None:
         self.start = _integers("start", start)
@@ -213,8 +216,32 @@ class Rows:
         self._bind()
 
     def _bind(self) -> None:
-        addresses = [a.__array_interface__["data"][0] for a in (self.start, self.step, self.lengths)]
-        self.native = _core.Rows(addresses[0], addresses[1], addresses[2], len(self.start))
+        self._bind_tape(self.start, self.step, self.n_rows)
+
+    def _bind_tape(self, start: np.ndarray, step: np.ndarray, n_rows: int) -> None:
+        self._tape, self.n_tape_rows = (start, step), n_rows
+        arrays = (self.start, self.step, self.lengths, *self._tape)
+        self.native = _core.Rows(*(a.__array_interface__["data"][0] for a in arrays), len(self.start))
+
+    def ring(self, n_steps: int) -> Rows:
+        """Give the same sequences with a tape of ``n_steps B`` rows, which serves any so many steps in a row.
+
+        Step ``t`` of sequence ``b`` is row ``b + (t mod n_steps) B`` of the tape: gates, cells and hidden
+        states that forward keeps for backward.
+
+        Raises
+        ------
+        ValueError
+            If `n_steps` is not positive.
+        """
+        if n_steps < 1:
+            raise ValueError(f"a tape of {n_steps} steps; at least 1 is needed")
+        B = self.n_sequences
+        rows = Rows.__new__(Rows)
+        rows.start, rows.step, rows.lengths = self.start, self.step, self.lengths
+        rows.n_rows, rows.complete = self.n_rows, self.complete
+        rows._bind_tape(np.arange(B), np.arange(len(self.step)) % n_steps * B, n_steps * B)
+        return rows
 
     @property
     def n_sequences(self) -> int:
@@ -295,23 +322,53 @@ class Packed:
     ----------
     W : buffer, shape (G H, D)
         Input weights.
-    U : buffer, shape (G H, H)
+    U : buffer, shape (G H, R)
         State weights.
     b_ih, b_hh : buffer, shape (G H,), optional
-        Biases; both are added.
-    cell : {"lstm"}
+        Biases beside ``W x`` and beside ``U h``.
+    cell : str
+        One of the cells of `timelike.reference`; ``"gru_single_bias"`` is ``"gru"`` without `b_hh`.
+    peephole : buffer, shape (3 H,), optional
+        Of ``"lstm_peephole"``: weights from the cell state to i, f and o, by default zeros.
+    projection : buffer, shape (R, H)
+        Of ``"lstm_projected"``.
     instruction_set : str, optional
         One of `available`, by default the active one.
+
+    Attributes
+    ----------
+    input_size, units, state_size : int
+        D, H and R.
+    n_gates, n_tape_gates : int
+        G and A.
+    has_cell_state : bool
+        Whether there is a c beside h.
+    forward : ndarray
+        The part for forward.
 
     Raises
     ------
     TypeError
         For a dtype other than float32 and float64.
     ValueError
-        For shapes that do not fit together.
+        For an unknown cell, for shapes that do not fit together, and for weights that the cell does not have.
     """
 
-    __slots__ = ("U", "W", "_backward", "cell", "dtype", "forward", "input_size", "isa", "layer", "units")
+    __slots__ = (
+        "_backward",
+        "_weights",
+        "cell",
+        "dtype",
+        "forward",
+        "has_cell_state",
+        "input_size",
+        "isa",
+        "layer",
+        "n_gates",
+        "n_tape_gates",
+        "state_size",
+        "units",
+    )
 
     def __init__(
         self,
@@ -321,47 +378,45 @@ class Packed:
         b_hh: Buffer | None = None,
         *,
         cell: str = "lstm",
+        peephole: Buffer | None = None,
+        projection: Buffer | None = None,
         instruction_set: str | None = None,
     ) -> None:
         self.cell, self.dtype, self.isa = cell, _name(W.dtype), instruction_set or isa()
-        self.layer = _layer(cell, self.dtype, self.isa)
-        rows, self.input_size = (int(n) for n in W.shape)
-        gates = _GATES[cell]
-        if rows % gates:
-            raise ValueError(f"W: {rows} rows are not a multiple of {gates} gates")
-        self.units = rows // gates
-        D, H = self.input_size, self.units
-        self.W, self.U = W, U
-        self.forward = _aligned_empty(self.layer.forward_size(D, H), self.dtype)
+        _known(cell, self.dtype)
+        if peephole is not None and cell != "lstm_peephole":
+            raise ValueError(f"{cell} has no peephole weights; lstm_peephole has")
+        if (projection is not None) != (cell == "lstm_projected"):
+            raise ValueError("a projection is given to lstm_projected, and to no other cell")
+        (rows, D), (_, R) = (tuple(int(n) for n in weights.shape) for weights in (W, U))
+        layer = _layer(cell, self.dtype, self.isa, D, R, R)
+        self.n_gates, self.n_tape_gates = layer.gates, layer.tape_gates
+        self.has_cell_state = layer.cell_state
+        if rows % self.n_gates:
+            raise ValueError(f"W: {rows} rows are not a multiple of {self.n_gates} gates")
+        H = rows // self.n_gates
+        if projection is None:
+            R = H
+        self.input_size, self.units, self.state_size = D, H, R
+        self.layer = _layer(cell, self.dtype, self.isa, D, H, R)
+        weights = {"W": (W, rows, D), "U": (U, rows, R), "b_ih": (b_ih, rows), "b_hh": (b_hh, rows)}
+        weights |= {"peephole": (peephole, 3 * H), "projection": (projection, R, H)}
+        self._weights = weights
         self._backward: np.ndarray | None = None
-        self.layer.pack_forward(
-            D,
-            H,
-            _address("W", W, self.dtype, rows, D),
-            _address("U", U, self.dtype, rows, H),
-            _address("b_ih", b_ih, self.dtype, rows),
-            _address("b_hh", b_hh, self.dtype, rows),
-            self.forward.__array_interface__["data"][0],
-        )
+        self.forward = _aligned_empty(self.layer.forward_size, self.dtype)
+        self.layer.pack_forward(*self._addresses(*weights), self.forward.__array_interface__["data"][0])
 
-    @property
-    def n_gates(self) -> int:
-        """Number of gates ``G``."""
-        return _GATES[self.cell]
+    def _addresses(self, *names: str) -> list[Address]:
+        given = {name: self._weights[name] for name in names}
+        return [_address(name, w, self.dtype, *shape) for name, (w, *shape) in given.items()]
 
     @property
     def backward(self) -> np.ndarray:
         """The part for backward."""
         if self._backward is None:
-            D, H, rows = self.input_size, self.units, self.n_gates * self.units
-            packed = _aligned_empty(self.layer.backward_size(D, H), self.dtype)
-            self.layer.pack_backward(
-                D,
-                H,
-                _address("W", self.W, self.dtype, rows, D),
-                _address("U", self.U, self.dtype, rows, H),
-                packed.__array_interface__["data"][0],
-            )
+            packed = _aligned_empty(self.layer.backward_size, self.dtype)
+            addresses = self._addresses("W", "U", "peephole", "projection")
+            self.layer.pack_backward(*addresses, packed.__array_interface__["data"][0])
             self._backward = packed
         return self._backward
 
@@ -370,7 +425,7 @@ def forward(
     weights: Packed,
     rows: Rows,
     x: Buffer,
-    y: Buffer,
+    y: Buffer | None = None,
     *,
     h0: Buffer | None = None,
     c0: Buffer | None = None,
@@ -378,12 +433,17 @@ def forward(
     cT: Buffer | None = None,
     gates: Buffer | None = None,
     cells: Buffer | None = None,
+    hidden: Buffer | None = None,
     reverse: bool = False,
+    begin: int = 0,
+    end: int | None = None,
+    threads: int = 1,
 ) -> None:
     """Run a layer forward over a batch, into given buffers.
 
     Rows that belong to no step are neither read nor written. `x` and `y` may have rows that lie apart
-    (columns of a wider array), all else is contiguous.
+    (columns of a wider array), all else is contiguous. ``N'`` are the rows of the tape: ``N``, or fewer after
+    `Rows.ring`.
 
     Parameters
     ----------
@@ -391,41 +451,53 @@ def forward(
     rows : Rows
     x : buffer, shape (N, D)
         Inputs.
-    y : buffer, shape (N, H)
+    y : buffer, shape (N, R), optional
         Gets the hidden states.
-    h0, c0 : buffer, shape (B, H), optional
+    h0, c0 : buffer, shapes (B, R) and (B, H), optional
         Initial hidden and cell states, by default zeros.
-    hT, cT : buffer, shape (B, H), optional
+    hT, cT : buffer, shapes (B, R) and (B, H), optional
         Get the last states.
-    gates : buffer, shape (N, G H), optional
+    gates : buffer, shape (N', A H), optional
         Gets the gate values; with `cells` the tape that `backward` needs.
-    cells : buffer, shape (N, H), optional
-        Gets the cell states.
+    cells : buffer, shape (N', H), optional
+        Gets the cell states, where the cell has any.
+    hidden : buffer, shape (N', R), optional
+        Gets the hidden states too, for a backward without `y`.
     reverse : bool
         Walk each sequence from its last step to its first.
+    begin, end : int
+        Steps of the walk to take, by default all: a sequence goes on from ``h0, c0`` at `begin` and hands
+        out its states at `end`, or where it ends before.
+    threads : int
+        At most so many; the results do not depend on it.
 
     Raises
     ------
     TypeError, ValueError
         For a buffer of another type, shape or layout.
     """
-    N, B, D, H, t = rows.n_rows, rows.n_sequences, weights.input_size, weights.units, weights.dtype
-    if (gates is None) != (cells is None):
+    N, K, B, D, H, R = _sizes(weights, rows)
+    t, end = weights.dtype, _checked_end(rows, begin, end)
+    tape = weights.n_tape_gates > 0
+    if (gates is not None) != (cells is not None) and tape and weights.has_cell_state:
         raise ValueError("gates and cells are given together or not at all")
+    _refuse_cells(weights, c0=c0, cT=cT, cells=cells)
     weights.layer.forward(
         rows.native,
+        begin,
+        end,
         reverse,
-        D,
-        H,
         weights.forward.__array_interface__["data"][0],
         *_rows_address("x", x, t, N, D),
-        _address("h0", h0, t, B, H),
+        _address("h0", h0, t, B, R),
         _address("c0", c0, t, B, H),
-        *_rows_address("y", y, t, N, H, out=True),
-        _address("hT", hT, t, B, H, out=True),
+        *((0, 0) if y is None else _rows_address("y", y, t, N, R, out=True)),
+        _address("hidden", hidden, t, K, R, out=True),
+        _address("hT", hT, t, B, R, out=True),
         _address("cT", cT, t, B, H, out=True),
-        _address("gates", gates, t, N, weights.n_gates * H, out=True),
-        _address("cells", cells, t, N, H, out=True),
+        _address("gates", gates, t, K, weights.n_tape_gates * H, out=True) if tape else 0,
+        _address("cells", cells, t, K, H, out=True),
+        threads,
     )
 
 
@@ -433,9 +505,9 @@ def backward(
     weights: Packed,
     rows: Rows,
     x: Buffer,
-    y: Buffer,
-    gates: Buffer,
-    cells: Buffer,
+    hidden: Buffer,
+    gates: Buffer | None,
+    cells: Buffer | None,
     *,
     h0: Buffer | None = None,
     c0: Buffer | None = None,
@@ -446,11 +518,17 @@ def backward(
     add_dx: bool = False,
     dW: Buffer | None = None,
     dU: Buffer | None = None,
-    db: Buffer | None = None,
+    db_ih: Buffer | None = None,
+    db_hh: Buffer | None = None,
+    dpeephole: Buffer | None = None,
+    dprojection: Buffer | None = None,
     dh0: Buffer | None = None,
     dc0: Buffer | None = None,
     dgates: Buffer | None = None,
     reverse: bool = False,
+    begin: int = 0,
+    end: int | None = None,
+    threads: int = 1,
 ) -> None:
     """Backpropagation through time over a batch, into given buffers; what is not given is not computed.
 
@@ -458,57 +536,96 @@ def backward(
 
     Parameters
     ----------
-    weights, rows, x, y, gates, cells, h0, c0, reverse
-        As in `forward`, which wrote `y`, `gates` and `cells`.
-    dy : buffer, shape (N, H), optional
+    weights, rows, x, gates, cells, h0, c0, reverse, begin, end, threads
+        As in `forward`, which wrote `gates` and `cells`.
+    hidden : buffer, shape (N', R)
+        As forward wrote it; without `Rows.ring`, its `y`.
+    dy : buffer, shape (N, R), optional
         Gradient with respect to `y`, by default zeros.
-    dhT, dcT : buffer, shape (B, H), optional
+    dhT, dcT : buffer, shapes (B, R) and (B, H), optional
         Gradients with respect to the last states, by default zeros.
     dx : buffer, shape (N, D), optional
         Gets the gradient of the inputs; rows that belong to no step are not touched.
     add_dx : bool
         Add to `dx` instead of writing it.
-    dW, dU, db : buffer, shapes (G H, D), (G H, H), (G H,), optional
-        Get the gradients of the weights and of either bias; all three or none.
-    dh0, dc0 : buffer, shape (B, H), optional
+    dW, dU : buffer, shapes (G H, D) and (G H, R), optional
+        Get the gradients of the weights; both or none, and with them those of `dpeephole` [3 H] and
+        `dprojection` [R, H] that the cell has.
+    db_ih, db_hh : buffer, shape (G H,), optional
+        With dW and dU: get the gradients of the biases.
+    dh0, dc0 : buffer, shapes (B, R) and (B, H), optional
         Get the gradients of the initial states.
-    dgates : buffer, shape (N, G H), optional
-        Gets the gradient of every gate before its activation, at every step.
+    dgates : buffer, shape (N', G H), optional
+        Gets the gradient of every gate before its activation, at every step; for a GRU that beside ``W x``.
 
     Raises
     ------
     TypeError, ValueError
         For a buffer of another type, shape or layout.
     """
-    N, B, D, H, t = rows.n_rows, rows.n_sequences, weights.input_size, weights.units, weights.dtype
-    GH = weights.n_gates * H
-    if len({dW is None, dU is None, db is None}) > 1:
-        raise ValueError("dW, dU and db are given together or not at all")
+    N, K, B, D, H, R = _sizes(weights, rows)
+    t, end, GH = weights.dtype, _checked_end(rows, begin, end), weights.n_gates * weights.units
+    needed = {"dW": dW, "dU": dU}
+    if weights.cell == "lstm_peephole":
+        needed["dpeephole"] = dpeephole
+    if weights.cell == "lstm_projected":
+        needed["dprojection"] = dprojection
+    if len({d is None for d in needed.values()}) > 1 or (dW is None and not db_ih is db_hh is None):
+        raise ValueError(f"{', '.join(needed)} are given together or not at all, and db_ih, db_hh with them")
+    _refuse_cells(weights, c0=c0, dcT=dcT, dc0=dc0, cells=cells)
+    if weights.has_cell_state and cells is None:
+        raise ValueError(f"{weights.cell}: backward needs the cells that forward wrote")
+    if weights.n_tape_gates and gates is None:
+        raise ValueError(f"{weights.cell}: backward needs the gates that forward wrote")
     packed = weights.backward  # held here: another thread may put its own in place
     weights.layer.backward(
         rows.native,
+        begin,
+        end,
         reverse,
-        D,
-        H,
         packed.__array_interface__["data"][0],
         *_rows_address("x", x, t, N, D),
-        _address("h0", h0, t, B, H),
+        _address("h0", h0, t, B, R),
         _address("c0", c0, t, B, H),
-        *_rows_address("y", y, t, N, H),
-        _address("gates", gates, t, N, GH),
-        _address("cells", cells, t, N, H),
-        *((0, 0) if dy is None else _rows_address("dy", dy, t, N, H)),
-        _address("dhT", dhT, t, B, H),
+        *_rows_address("hidden", hidden, t, K, R),
+        _address("gates", gates, t, K, weights.n_tape_gates * H) if weights.n_tape_gates else 0,
+        _address("cells", cells, t, K, H),
+        *((0, 0) if dy is None else _rows_address("dy", dy, t, N, R)),
+        _address("dhT", dhT, t, B, R),
         _address("dcT", dcT, t, B, H),
         *((0, 0) if dx is None else _rows_address("dx", dx, t, N, D, out=True)),
         add_dx,
         _address("dW", dW, t, GH, D, out=True),
-        _address("dU", dU, t, GH, H, out=True),
-        _address("db", db, t, GH, out=True),
-        _address("dh0", dh0, t, B, H, out=True),
+        _address("dU", dU, t, GH, R, out=True),
+        _address("db_ih", db_ih, t, GH, out=True),
+        _address("db_hh", db_hh, t, GH, out=True),
+        _address("dpeephole", dpeephole, t, 3 * H, out=True),
+        _address("dprojection", dprojection, t, R, H, out=True),
+        _address("dh0", dh0, t, B, R, out=True),
         _address("dc0", dc0, t, B, H, out=True),
-        _address("dgates", dgates, t, N, GH, out=True),
+        _address("dgates", dgates, t, K, GH, out=True),
+        threads,
     )
+
+
+def _sizes(weights: Packed, rows: Rows) -> tuple[int, int, int, int, int, int]:
+    sizes = (weights.input_size, weights.units, weights.state_size)
+    return (rows.n_rows, rows.n_tape_rows, rows.n_sequences, *sizes)
+
+
+def _checked_end(rows: Rows, begin: int, end: int | None) -> int:
+    steps = len(rows.step)
+    end = steps if end is None else end
+    if not 0 <= begin <= end <= steps:
+        raise ValueError(f"steps {begin} to {end}; possible: a range within 0..{steps}")
+    return end
+
+
+def _refuse_cells(weights: Packed, **buffers: Buffer | None) -> None:
+    if not weights.has_cell_state:
+        given = [name for name, buffer in buffers.items() if buffer is not None]
+        if given:
+            raise ValueError(f"{weights.cell} has no cell state, but {', '.join(given)} is given")
 
 
 @dataclass(frozen=True, eq=False)
@@ -517,21 +634,22 @@ class LayerOutput:
 
     Attributes
     ----------
-    y : ndarray, shape (N, H)
+    y : ndarray, shape (N, R)
         Hidden states.
-    hT, cT : ndarray, shape (B, H)
-        Last hidden and cell state of each sequence.
-    gates : ndarray, shape (N, 4 H)
-        Gate values ``i f g o`` at every step.
+    hT, cT : ndarray, shapes (B, R) and (B, H)
+        Last hidden and cell state of each sequence; cT is None where the cell has no cell state, like cells.
+    gates : ndarray, shape (N, A H)
+        Gate values at every step: ``i f g o``, ``i g o`` (coupled), ``r z n`` (reset before); for a GRU
+        ``r z n`` and ``U_n h + b_hn``; nothing for a simple RNN, whose only gate is y.
     cells : ndarray, shape (N, H)
         Cell states.
     """
 
     y: np.ndarray
     hT: np.ndarray
-    cT: np.ndarray
+    cT: np.ndarray | None
     gates: np.ndarray
-    cells: np.ndarray
+    cells: np.ndarray | None
     weights: Packed
     rows: Rows
     x: np.ndarray
@@ -544,19 +662,24 @@ class LayerOutput:
 class Gradients:
     """Gradients of a layer over a ragged batch; ``dx`` has the shape of ``x``, and so on.
 
-    ``db`` is the gradient of either bias; ``dgates`` [N, 4 H] that of each gate before its activation.
+    ``dgates`` [N, G H] is that of each gate before its activation, for a GRU that beside ``W x``. None for
+    what the cell does not have.
     """
 
     dx: np.ndarray
     dW: np.ndarray
     dU: np.ndarray
-    db: np.ndarray
+    db_ih: np.ndarray
+    db_hh: np.ndarray
+    dpeephole: np.ndarray | None
+    dprojection: np.ndarray | None
     dh0: np.ndarray
-    dc0: np.ndarray
+    dc0: np.ndarray | None
     dgates: np.ndarray
 
 
-def lstm(
+def run(
+    cell: str,
     x: np.ndarray,
     offsets: Any,
     W: np.ndarray,
@@ -566,79 +689,118 @@ def lstm(
     h0: np.ndarray | None = None,
     c0: np.ndarray | None = None,
     *,
+    peephole: np.ndarray | None = None,
+    projection: np.ndarray | None = None,
     reverse: bool = False,
+    threads: int = 1,
 ) -> LayerOutput:
-    """LSTM over a ragged batch: ``c_t = f c_{t-1} + i g``, ``h_t = o tanh(c_t)``.
+    """Run a layer over a ragged batch; the equations of each cell are those of `timelike.reference`.
 
     Parameters
     ----------
+    cell : str
+        One of the cells of `Packed`.
     x : ndarray, shape (N, D), float32 or float64
         Steps of all sequences, one sequence after another.
     offsets : array_like of int, shape (B + 1,)
-        Sequence ``b`` is ``x[offsets[b]:offsets[b + 1]]``.
-    W, U : ndarray, shapes (4 H, D) and (4 H, H)
-        Weights, gates in the order ``i f g o``.
-    b_ih, b_hh : ndarray, shape (4 H,), optional
-    h0, c0 : ndarray, shape (B, H), optional
+        Sequence ``b`` is ``x[offsets[b]:offsets[b+1]]``.
+    W, U : ndarray, shapes (G H, D) and (G H, R)
+        Weights, gates in the order of `torch.nn`.
+    b_ih, b_hh : ndarray, shape (G H,), optional
+    h0, c0 : ndarray, shapes (B, R) and (B, H), optional
+    peephole : ndarray, shape (3 H,), optional
+    projection : ndarray, shape (R, H), optional
     reverse : bool
         Walk each sequence from its last step to its first.
+    threads : int
+        At most so many.
 
     Returns
     -------
     LayerOutput
 
+    Raises
+    ------
+    TypeError, ValueError
+        For an array of another type or shape, and for what the cell does not have.
+
     References
     ----------
     Hochreiter & Schmidhuber, Neural Computation 9 (1997) 1735; Gers, Schmidhuber & Cummins, Neural
-    Computation 12 (2000) 2451.
+    Computation 12 (2000) 2451; Cho et al., EMNLP 2014, arXiv:1406.1078; Elman, Cognitive Science 14 (1990)
+    179.
 
     Examples
     --------
     >>> import numpy as np
     >>> rng = np.random.default_rng(1)
     >>> W, U = rng.normal(size=(8, 3)), rng.normal(size=(8, 2))
-    >>> out = lstm(rng.normal(size=(5, 3)), [0, 2, 5], W, U)
+    >>> out = run("lstm", rng.normal(size=(5, 3)), [0, 2, 5], W, U)
     >>> bool((out.hT == out.y[[1, 4]]).all())
     True
     """
-    weights = Packed(W, U, b_ih, b_hh)
+    weights = Packed(W, U, b_ih, b_hh, cell=cell, peephole=peephole, projection=projection)
     rows = Rows.ragged(offsets)
-    N, B, H, t = rows.n_rows, rows.n_sequences, weights.units, weights.dtype
-    y, cells, gates = np.empty((N, H), t), np.empty((N, H), t), np.empty((N, 4 * H), t)
-    hT, cT = np.empty((B, H), t), np.empty((B, H), t)
-    forward(weights, rows, x, y, h0=h0, c0=c0, hT=hT, cT=cT, gates=gates, cells=cells, reverse=reverse)
+    N, _, B, _, H, R = _sizes(weights, rows)
+    c, t = weights.has_cell_state, weights.dtype
+    y, gates = np.empty((N, R), t), np.empty((N, weights.n_tape_gates * H), t)
+    hT, cT = np.empty((B, R), t), np.empty((B, H), t) if c else None
+    cells = np.empty((N, H), t) if c else None
+    states = {"h0": h0, "c0": c0, "hT": hT, "cT": cT}
+    forward(weights, rows, x, y, gates=gates, cells=cells, reverse=reverse, threads=threads, **states)
     return LayerOutput(y, hT, cT, gates, cells, weights, rows, x, h0, c0, reverse)
 
 
-def lstm_backward(
+def run_backward(
     output: LayerOutput,
     dy: np.ndarray | None = None,
     dhT: np.ndarray | None = None,
     dcT: np.ndarray | None = None,
+    *,
+    threads: int = 1,
 ) -> Gradients:
-    """Backpropagation through time of `lstm`.
+    """Backpropagation through time of `run`.
 
     Parameters
     ----------
     output : LayerOutput
-        What `lstm` returned.
-    dy : ndarray, shape (N, H), optional
+        What `run` returned.
+    dy : ndarray, shape (N, R), optional
         Gradient of the loss with respect to all hidden states.
-    dhT, dcT : ndarray, shape (B, H), optional
+    dhT, dcT : ndarray, shapes (B, R) and (B, H), optional
         Gradients with respect to the last states.
+    threads : int
+        At most so many.
 
     Returns
     -------
     Gradients
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an array of another type or shape, and for what the cell does not have.
 
     References
     ----------
     Werbos, Proc. IEEE 78 (1990) 1550. The equations are derived in ``docs/equations.md``.
     """
     w, rows = output.weights, output.rows
-    N, B, D, H, t = rows.n_rows, rows.n_sequences, w.input_size, w.units, w.dtype
-    shapes = ((N, D), (4 * H, D), (4 * H, H), (4 * H,), (B, H), (B, H), (N, 4 * H))
-    gradients = Gradients(*(np.empty(shape, t) for shape in shapes))
+    N, _, B, D, H, R = _sizes(w, rows)
+    GH = w.n_gates * H
+    shapes: dict[str, tuple[int, ...] | None] = {
+        "dx": (N, D),
+        "dW": (GH, D),
+        "dU": (GH, R),
+        "db_ih": (GH,),
+        "db_hh": (GH,),
+        "dpeephole": (3 * H,) if w.cell == "lstm_peephole" else None,
+        "dprojection": (R, H) if w.cell == "lstm_projected" else None,
+        "dh0": (B, R),
+        "dc0": (B, H) if w.has_cell_state else None,
+        "dgates": (N, GH),
+    }
+    gradients = {name: shape and np.empty(shape, w.dtype) for name, shape in shapes.items()}
     backward(
         w,
         rows,
@@ -652,6 +814,7 @@ def lstm_backward(
         dhT=dhT,
         dcT=dcT,
         reverse=output.reverse,
-        **vars(gradients),
+        threads=threads,
+        **gradients,
     )
-    return gradients
+    return Gradients(**gradients)

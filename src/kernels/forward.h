@@ -1,0 +1,272 @@
+// The time loop forward: a template over cell and precision.
+//
+// A chunk of sequences runs all its steps before the next chunk starts, so its states and the packed weights
+// stay in cache.
+#pragma once
+
+#include <cstring>
+
+#include "pack.h"
+#include "rows.h"
+#include "threads.h"
+
+namespace timelike {
+namespace TIMELIKE_ISA {
+
+// Row b of a state [B, width] as the chunks keep it: zeros behind it, and all zeros where none is given.
+template <class T>
+void padded_row(const T* state, int64_t b, int64_t width, int64_t padded_width, T* to) {
+  const int64_t given = state ? width : 0;
+  if (state) std::memcpy(to, state + b * width, size_t(width) * sizeof(T));
+  std::memset(to + given, 0, size_t(padded_width - given) * sizeof(T));
+}
+
+template <class T>
+void copy_row(T* to, const T* from, int64_t n) {
+  std::memcpy(to, from, size_t(n) * sizeof(T));
+}
+
+template <class Cell, class T>
+class ForwardChunk {
+  static constexpr int L = Lanes<T>::count, SLOTS = Cell::slots;
+  static constexpr int64_t S = SLOTS * L;
+  static constexpr int XF = Cell::input.first, XN = Cell::input.count;
+  static constexpr int HF = Cell::state.first, HN = Cell::state.count;
+  static constexpr bool one_line = XF == HF && XN == HN;  // lines of x and of h are alike
+  // A tile of rows times panels fills the registers with sums.
+  static constexpr int kRows = TIMELIKE_REGISTERS / 16 * (SLOTS == 1 ? 6 : 3), kPanels = SLOTS == 1 ? 2 : 1;
+  static constexpr int kSinglePanels = SLOTS == 1 ? 8 : 2;  // one row alone: as many sums as hide their latency
+  // Chunks this small spend their time waiting for the row before: their input products are summed ahead
+  // for a window of steps, in full tiles, and only the state products stay in the time loop.
+  static constexpr int64_t kSmall = 2, kWindow = 64;
+
+  const Forward<T>& f;
+  const int64_t* order;  // the chunk's sequences, longest first
+  const int64_t n;
+  const int64_t D, H, R, P, HP, RP, lda;
+  const ForwardLayout<Cell, T> at;
+  const bool ahead;
+  T *state, *next;   // [n, lda], the row x | h
+  T* c;              // [n, HP] of a cell with cell state
+  T* inner;          // [n, HP] what the second product takes: m of a projection, r h of reset-before
+  T *open, *update;  // [n, HP] reset-before: the candidate's sum so far, and z
+  T *inputs, *sums;  // input products ahead: inputs [window n, D], sums [window n, P, S]
+  int64_t *row, *tape_row;  // [n] where this step lies
+  T** to;                   // [n] where a product's rows go
+
+ public:
+  ForwardChunk(const Forward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
+      : f(call),
+        order(sequences),
+        n(count),
+        D(f.D),
+        H(f.H),
+        R(f.R),
+        P(panels_of<T>(H)),
+        HP(P * L),
+        RP(padded<T>(R)),
+        lda(D + RP),
+        at(D, H, R),
+        ahead(n <= kSmall) {
+    w.lay_out([&] {
+      state = w.template take<T>(n * lda), next = w.template take<T>(n * lda);
+      if (Cell::cell_state) c = w.template take<T>(n * HP);
+      if (Cell::projected || Cell::reset_before) inner = w.template take<T>(n * HP);
+      if (Cell::reset_before) open = w.template take<T>(n * HP), update = w.template take<T>(n * HP);
+      if (ahead) inputs = w.template take<T>(kWindow * n * D), sums = w.template take<T>(kWindow * n * P * S);
+      row = w.template take<int64_t>(n), tape_row = w.template take<int64_t>(n);
+      to = w.template take<T*>(n);
+    });
+  }
+
+  void run() {
+    for (int64_t r = 0; r < n; ++r) {
+      padded_row(f.h0, order[r], R, RP, state + r * lda + D);
+      if (Cell::cell_state) padded_row(f.c0, order[r], H, HP, c + r * HP);
+      if (Cell::projected) std::memset(next + r * lda + D, 0, size_t(RP) * sizeof(T));
+    }
+    int64_t active = n;
+    for (int64_t s = f.rows.begin; s < f.rows.end; ++s) {
+      active = finish(active, still_active(f.rows, order, active, s));
+      if (active == 0) return;
+      if (ahead && (s - f.rows.begin) % kWindow == 0) sum_inputs(active, s);
+      step(active, s);
+      std::swap(state, next);
+    }
+    finish(active, 0);
+  }
+
+ private:
+  // Hands out the states of those sequences that do not go on.
+  int64_t finish(int64_t active, int64_t left) const {
+    for (int64_t r = left; r < active; ++r) {
+      if (f.hT) copy_row(f.hT + order[r] * R, state + r * lda + D, R);
+      if (Cell::cell_state && f.cT) copy_row(f.cT + order[r] * H, c + r * HP, H);
+    }
+    return left;
+  }
+
+  void sum_inputs(int64_t active, int64_t s0) const {
+    int64_t slots = 0;
+    for (int64_t s = s0, m = active; s < std::min(s0 + kWindow, f.rows.end); ++s) {
+      m = still_active(f.rows, order, m, s);
+      if (m == 0) break;
+      for (int64_t r = 0; r < n; ++r, ++slots)  // n slots per step, so that a slot is found without a table
+        if (r < m)
+          copy_row(inputs + slots * D, f.x + row_of(f.rows, order[r], s) * f.ldx, D);
+        else
+          std::memset(inputs + slots * D, 0, size_t(D) * sizeof(T));
+    }
+    for (int64_t p = 0; p < P; ++p) {
+      int64_t r = 0;
+      for (; r + kRows <= slots; r += kRows) input_tile<kRows>(r, p);
+      for (; r < slots; ++r) input_tile<1>(r, p);
+    }
+  }
+
+  template <int ROWS>
+  void input_tile(int64_t slot, int64_t p) const {
+    Vec<T> acc[ROWS][SLOTS];
+    const T* panel = f.packed + p * at.panel;
+    for (int r = 0; r < ROWS; ++r)
+      for (int g = 0; g < SLOTS; ++g) acc[r][g] = load(panel + g * L);
+    multiply_add<ROWS, 1, SLOTS, XF, XN, 1, T>(acc, inputs + slot * D, D, panel + at.input, XN * L, 0, D);
+    for (int r = 0; r < ROWS; ++r)
+      for (int g = 0; g < SLOTS; ++g) store(sums + ((slot + r) * P + p) * S + g * L, acc[r][g]);
+  }
+
+  void step(int64_t active, int64_t s) {
+    for (int64_t r = 0; r < active; ++r) {
+      row[r] = row_of(f.rows, order[r], s);
+      tape_row[r] = tape_row_of(f.rows, order[r], s);
+      if (!ahead) copy_row(state + r * lda, f.x + row[r] * f.ldx, D);
+    }
+    const T* sum = ahead ? sums + ((s - f.rows.begin) % kWindow) * n * P * S : nullptr;
+    int64_t p = 0;
+    if (active == 1)
+      for (; p + kSinglePanels <= P; p += kSinglePanels) tile<1, kSinglePanels>(0, p, sum);
+    for (; p + kPanels <= P; p += kPanels) all_rows<kPanels>(active, p, sum);
+    for (; p < P; ++p) all_rows<1>(active, p, sum);
+    if constexpr (Cell::projected) project(active);
+    if constexpr (Cell::reset_before) finish_reset(active);
+  }
+
+  // The panel stays in the L1 cache over the rows.
+  template <int PANELS>
+  void all_rows(int64_t active, int64_t p, const T* sum) {
+    int64_t r = 0;
+    for (; r + kRows <= active; r += kRows) tile<kRows, PANELS>(r, p, sum);
+    if constexpr (kRows > 3)
+      for (; r + 3 <= active; r += 3) tile<3, PANELS>(r, p, sum);
+    if (active - r == 2) tile<2, PANELS>(r, p, sum);
+    if (active - r == 1) tile<1, PANELS>(r, p, sum);
+  }
+
+  // The tape's lines arrive while the products are summed.
+  template <int ROWS>
+  TIMELIKE_INLINE void prefetch_tape(int64_t r0, int64_t p0) const {
+    for (int r = 0; r < ROWS; ++r) {
+      const int64_t kept = tape_row[r0 + r];
+      for (int g = 0; g < Cell::tape_gates; ++g)
+        __builtin_prefetch(f.gates + (kept * Cell::tape_gates + g) * H + p0 * L, 1);
+      if (Cell::cell_state) __builtin_prefetch(f.cells + kept * H + p0 * L, 1);
+      __builtin_prefetch(f.y + row[r0 + r] * f.ldy + p0 * L, 1);
+    }
+  }
+
+  template <int ROWS, int PANELS>
+  void tile(int64_t r0, int64_t p0, const T* sum) {
+    Vec<T> acc[ROWS][PANELS * SLOTS];
+    const T* panel = f.packed + p0 * at.panel;
+    for (int r = 0; r < ROWS; ++r)
+      for (int p = 0; p < PANELS; ++p)
+        for (int g = 0; g < SLOTS; ++g)
+          acc[r][p * SLOTS + g] = load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * at.panel) + g * L);
+    if (f.gates) prefetch_tape<ROWS>(r0, p0);
+    const T* x = state + r0 * lda;
+    if (sum) {
+      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x + D, lda, panel + at.state, HN * L, at.panel, R);
+    } else if constexpr (one_line) {
+      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x, lda, panel + at.input, HN * L, at.panel, D + R);
+    } else {
+      multiply_add<ROWS, PANELS, SLOTS, XF, XN, 1, T>(acc, x, lda, panel + at.input, XN * L, at.panel, D);
+      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x + D, lda, panel + at.state, HN * L, at.panel, R);
+    }
+    constexpr int M = ROWS * PANELS;
+    ForwardStep<Cell, T, M> cell;
+    for (int m = 0; m < M; ++m) {
+      const int64_t r = r0 + m % ROWS, unit = (p0 + m / ROWS) * L;
+      if constexpr (Cell::cell_state) cell.state[m] = load(c + r * HP + unit);
+      if constexpr (Cell::reads_state) cell.state[m] = load(state + r * lda + D + unit);
+      for (int g = 0; g < SLOTS; ++g) cell.gate[g][m] = acc[m % ROWS][m / ROWS * SLOTS + g];
+      for (int d = 0; d < Cell::diagonals; ++d)
+        cell.diagonal[d][m] = load(panel + m / ROWS * at.panel + at.diagonals + d * L);
+    }
+    Cell::forward(cell);
+    for (int m = 0; m < M; ++m) {
+      const int64_t r = r0 + m % ROWS, unit = (p0 + m / ROWS) * L;
+      const int lanes = int(std::min<int64_t>(L, H - unit));
+      if constexpr (Cell::cell_state) store(c + r * HP + unit, cell.state[m]);
+      if constexpr (Cell::reset_before) {
+        store(open + r * HP + unit, cell.gate[0][m]);
+        store(update + r * HP + unit, cell.gate[2][m]);
+      }
+      if constexpr (Cell::projected || Cell::reset_before)
+        store(inner + r * HP + unit, cell.h[m]);
+      else
+        put_state(r, unit, cell.h[m], lanes);
+      if (f.gates)
+        for (int g = Cell::reset_before ? 1 : 0; g < Cell::tape_gates; ++g)
+          store(gate_on_tape(r, g) + unit, cell.gate[g][m], lanes);
+      if constexpr (Cell::cell_state)
+        if (f.cells) store(f.cells + tape_row[r] * H + unit, cell.state[m], lanes);
+    }
+  }
+
+  T* gate_on_tape(int64_t r, int slot) const {
+    return f.gates + (tape_row[r] * Cell::tape_gates + Cell::tape_place[slot]) * H;
+  }
+
+  TIMELIKE_INLINE void put_state(int64_t r, int64_t unit, Vec<T> h, int lanes) const {
+    store(next + r * lda + D + unit, h);
+    if (f.y) store(f.y + row[r] * f.ldy + unit, h, lanes);
+    if (f.hidden) store(f.hidden + tape_row[r] * R + unit, h, lanes);
+  }
+
+  // h = (projection) m.
+  void project(int64_t active) const {
+    for (int64_t r = 0; r < active; ++r) to[r] = next + r * lda + D;
+    product<T>({inner, HP, 1, 0, HP}, active, f.packed + at.second, to, R, false);
+    for (int64_t r = 0; r < active; ++r) {
+      if (f.y) copy_row(f.y + row[r] * f.ldy, to[r], R);
+      if (f.hidden) copy_row(f.hidden + tape_row[r] * R, to[r], R);
+    }
+  }
+
+  // The candidate gets U_n (r h_{t-1}), and then the state.
+  void finish_reset(int64_t active) const {
+    for (int64_t r = 0; r < active; ++r) to[r] = open + r * HP;
+    product<T>({inner, HP, 1, 0, HP}, active, f.packed + at.second, to, HP, true);
+    for (int64_t r = 0; r < active; ++r)
+      for (int64_t unit = 0; unit < H; unit += L) {
+        const int lanes = int(std::min<int64_t>(L, H - unit));
+        Vec<T> n[1] = {load(open + r * HP + unit)};
+        const Vec<T> h = Cell::template finish<T>(n, load(update + r * HP + unit), load(state + r * lda + D + unit));
+        put_state(r, unit, h, lanes);
+        if (f.gates) store(gate_on_tape(r, 0) + unit, n[0], lanes);
+      }
+  }
+};
+
+template <class Cell, class T>
+void forward(const Forward<T>& f) {
+  const Batch batch(f.rows);
+  const double work = double(batch.steps()) * double(f.H) * double(Cell::slots * (f.D + f.R) + 100);
+  run_tasks(batch.chunks, worthwhile_threads(f.threads, work), [&](int64_t k) {
+    static thread_local Workspace workspace;
+    ForwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), workspace).run();
+  });
+}
+
+}  // namespace TIMELIKE_ISA
+}  // namespace timelike
