@@ -26,7 +26,7 @@ from timelike.kernels import Packed, Rows
 ISAS = kernels.available()
 DTYPES = ["float32", "float64"]
 OUTPUTS = ("y", "hT", "cT", "gates", "cells")
-GRADIENTS = ("dx", "dW", "dU", "db", "dh0", "dc0", "dgates")
+GRADIENTS = ("dx", "dW", "dU", "db_ih", "dh0", "dc0", "dgates")
 
 # Units around the widths of registers and panels, inputs around tiles of three, batches around chunks of 48.
 SIZES = [  # B, T, D, H
@@ -88,12 +88,12 @@ class Case:
             "dh0": top["dgates"] * np.abs(self.U).max(),
             "dW": top["dgates"] * np.abs(self.x).max(initial=0),
             "dU": top["dgates"] * np.abs(h).max(),
-            "db": top["dgates"],
+            "db_ih": top["dgates"],
             "dgates": max(top["dc"], top["dh"]) / 4,  # slope of the sigmoid
             "dc0": top["dc"],
         }
         values = {"y": run.y, "hT": run.h_T, "cT": run.c_T, "gates": run.gates, "cells": run.c}
-        grads = {"dx": back.dx, "dW": back.dW, "dU": back.dU, "db": back.db_ih}
+        grads = {"dx": back.dx, "dW": back.dW, "dU": back.dU, "db_ih": back.db_ih}
         return values | grads | {"dh0": back.dh0, "dc0": back.dc0, "dgates": back.dgates}
 
     def layout(self, kind):
@@ -126,7 +126,7 @@ class Case:
             "dx": (n, D),
             "dW": (4 * H, D),
         }
-        shapes |= {"dU": (4 * H, H), "db": (4 * H,), "dh0": (B, H), "dc0": (B, H), "dgates": (n, 4 * H)}
+        shapes |= {"dU": (4 * H, H), "db_ih": (4 * H,), "dh0": (B, H), "dc0": (B, H), "dgates": (n, 4 * H)}
         out = {name: np.full(shape, np.nan, self.dtype) for name, shape in shapes.items()}
 
         def place(ragged):
@@ -147,7 +147,7 @@ class Case:
         return out
 
     def terms(self, name):
-        return self.N if name in ("dW", "dU", "db") else (self.D + 4 * self.H)
+        return self.N if name in ("dW", "dU", "db_ih") else (self.D + 4 * self.H)
 
 
 def assert_close(case, got, expected):
@@ -225,21 +225,21 @@ def test_company_does_not_change_a_bit(n, dtype, isa):
 def test_the_tape_survives_backward():
     """A second walk over the same tape gives the same bits."""
     case = Case(9, 8, 5, 12, "float32")
-    out = kernels.lstm(case.x, case.offsets, case.W, case.U, case.b_ih, case.b_hh, case.h0, case.c0)
-    first = kernels.lstm_backward(out, case.dy, case.dhT, case.dcT)
-    second = kernels.lstm_backward(out, case.dy, case.dhT, case.dcT)
+    out = kernels.run("lstm", case.x, case.offsets, case.W, case.U, case.b_ih, case.b_hh, case.h0, case.c0)
+    first = kernels.run_backward(out, case.dy, case.dhT, case.dcT)
+    second = kernels.run_backward(out, case.dy, case.dhT, case.dcT)
     assert_same_bits(vars(first), vars(second), GRADIENTS)
     assert_close(case, vars(out) | vars(first), case.reference())
 
 
 def test_absent_gradients_are_zeros():
     case = Case(9, 8, 5, 12, "float64")
-    out = kernels.lstm(case.x, case.offsets, case.W, case.U, case.b_ih, case.b_hh, case.h0, case.c0)
-    zeros = kernels.lstm_backward(out, case.dy, np.zeros((9, 12)), np.zeros((9, 12)))
-    assert_same_bits(vars(kernels.lstm_backward(out, case.dy)), vars(zeros), GRADIENTS)
-    last = kernels.lstm_backward(out, None, case.dhT, None)
+    out = kernels.run("lstm", case.x, case.offsets, case.W, case.U, case.b_ih, case.b_hh, case.h0, case.c0)
+    zeros = kernels.run_backward(out, case.dy, np.zeros((9, 12)), np.zeros((9, 12)))
+    assert_same_bits(vars(kernels.run_backward(out, case.dy)), vars(zeros), GRADIENTS)
+    last = kernels.run_backward(out, None, case.dhT, None)
     assert_same_bits(
-        vars(kernels.lstm_backward(out, np.zeros_like(case.dy), case.dhT, None)), vars(last), GRADIENTS
+        vars(kernels.run_backward(out, np.zeros_like(case.dy), case.dhT, None)), vars(last), GRADIENTS
     )
 
 
@@ -267,11 +267,11 @@ def test_two_directions_share_buffers():
             reverse=reverse,
         )
     ahead, back = (
-        kernels.lstm(case.x, case.offsets, case.W, case.U, case.b_ih, case.b_hh, reverse=reverse)
+        kernels.run("lstm", case.x, case.offsets, case.W, case.U, case.b_ih, case.b_hh, reverse=reverse)
         for reverse in (False, True)
     )
     np.testing.assert_array_equal(y, np.concatenate([ahead.y, back.y], axis=1))
-    expected = kernels.lstm_backward(ahead, case.dy).dx + kernels.lstm_backward(back, case.dy).dx
+    expected = kernels.run_backward(ahead, case.dy).dx + kernels.run_backward(back, case.dy).dx
     np.testing.assert_array_equal(dx, expected)
 
 
@@ -280,13 +280,13 @@ def test_empty_batches():
         case = Case(1, 1, 3, 5, "float32")
         B = len(offsets) - 1
         h0, c0 = np.ones((B, 5), "float32"), np.full((B, 5), 2, "float32")
-        out = kernels.lstm(case.x[:0], offsets, case.W, case.U, h0=h0, c0=c0)
+        out = kernels.run("lstm", case.x[:0], offsets, case.W, case.U, h0=h0, c0=c0)
         np.testing.assert_array_equal(out.hT, h0)
         np.testing.assert_array_equal(out.cT, c0)
-        back = kernels.lstm_backward(out, None, 3 * h0, 4 * c0)
+        back = kernels.run_backward(out, None, 3 * h0, 4 * c0)
         np.testing.assert_array_equal(back.dh0, 3 * h0)
         np.testing.assert_array_equal(back.dc0, 4 * c0)
-        for gradient in (back.dW, back.dU, back.db):
+        for gradient in (back.dW, back.dU, back.db_ih):
             assert not gradient.any()
 
 
@@ -410,9 +410,9 @@ def test_wrong_buffers_are_refused():
         kernels.forward(weights, rows, case.x, y, h0=np.zeros((3, 12), "float32")[:, :6])
     with pytest.raises(ValueError, match="gates and cells"):
         kernels.forward(weights, rows, case.x, y, gates=np.empty((12, 24), "float32"))
-    with pytest.raises(ValueError, match="dW, dU and db"):
+    with pytest.raises(ValueError, match="dW, dU are given together"):
         kernels.backward(
-            weights, rows, case.x, y, np.empty((12, 24), "float32"), y, db=np.empty(24, "float32")
+            weights, rows, case.x, y, np.empty((12, 24), "float32"), y, db_ih=np.empty(24, "float32")
         )
     with pytest.raises(TypeError, match="float16; possible: float32, float64"):
         Packed(case.W.astype("float16"), case.U.astype("float16"))
@@ -454,7 +454,7 @@ def test_rows_do_not_change_with_the_arrays_they_were_made_of():
 def test_backward_keeps_its_weights_while_it_runs():
     """Two threads may pack at once; the loser's weights must outlive its call."""
     case = Case(3, 4, 5, 6, "float32")
-    out = kernels.lstm(case.x, case.offsets, case.W, case.U)
+    out = kernels.run("lstm", case.x, case.offsets, case.W, case.U)
     alive = []
 
     class Watched:
@@ -465,7 +465,7 @@ def test_backward_keeps_its_weights_while_it_runs():
 
     assert out.weights.backward is out.weights.backward
     out.weights.layer = Watched()
-    kernels.lstm_backward(out, case.dy)
+    kernels.run_backward(out, case.dy)
     assert alive == [True]
 
 

@@ -93,11 +93,7 @@ struct Backward {
 template <class T>
 struct Layer {
   const char* cell;
-  int gates;        // G
-  int tape_gates;   // A
-  bool cell_state;  // whether there is c
-  bool projected;   // whether R may differ from H
-  bool peephole;
+  int tape_gates;                                             // A
   int64_t (*forward_size)(int64_t D, int64_t H, int64_t R);   // elements of packed weights for forward
   int64_t (*backward_size)(int64_t D, int64_t H, int64_t R);  // ... and for backward
   void (*pack_forward)(const Weights<T>&, T* packed);

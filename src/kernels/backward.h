@@ -63,17 +63,18 @@ class BackwardChunk {
   const int64_t D, H, R, P, HP, RP;
   const BackwardLayout<Cell, T> at;
   const GradientLayout<Cell, T> sum_at;
-  T* sums;          // gradients of the parameters, added to
-  T *dh, *dc;       // [n, RP], [n, HP] carried from step to step
-  T* d_inner;       // [n, HP] gradient of what the second product took
-  T* zeros;         // [max(H, R)] the state before the first step where none was given
-  T* da;            // [P, kSlots, S] gate gradients, panel by panel
-  T* dh_of;         // [RP / L, kSlots, L] dL/dh of each gathered row: the projection's left operand
-  T* inner;         // [kSlots, HP] what the second product took
-  T *x_tiles, *h_tiles, *inner_tiles;  // [columns / tile, kSlots, tile] the matching x | 1, h_{t-1} | 1, inner
-  int64_t *row, *tape_row;             // [kSlots] where each gathered row lies
-  const T **h_past, **c_past;          // [kSlots] h_{t-1} and c_{t-1} of each
-  T** to;                              // [kSlots] where a product's rows go
+  T* sums;     // gradients of the parameters, added to
+  T *dh, *dc;  // [n, RP], [n, HP] carried from step to step
+  T* d_inner;  // [n, HP] gradient of what the second product took
+  T* zeros;    // [max(H, R)] the state before the first step where none was given
+  T* da;       // [P, kSlots, S] gate gradients, panel by panel
+  T* dh_of;    // [RP / L, kSlots, L] dL/dh of each gathered row: the projection's left operand
+  T* inner;    // [kSlots, HP] what the second product took
+  T *x_tiles, *h_tiles,
+      *inner_tiles;            // [columns / tile, kSlots, tile] the matching x | 1, h_{t-1} | 1, inner
+  int64_t *row, *tape_row;     // [kSlots] where each gathered row lies
+  const T **h_past, **c_past;  // [kSlots] h_{t-1} and c_{t-1} of each
+  T** to;                      // [kSlots] where a product's rows go
   int64_t slots = 0;
 
  public:
@@ -240,8 +241,8 @@ class BackwardChunk {
         const int lanes = int(std::min<int64_t>(L, H - unit));
         const T* reset = f.gates + (tape_row[slot] * Cell::tape_gates + Cell::tape_place[1]) * H + unit;
         Vec<T> carried = load(dh + r * RP + unit);
-        const Vec<T> da_r = Cell::template finish_backward<T>(load(reset, lanes), load(h_past[slot] + unit, lanes),
-                                                  load(d_inner + r * HP + unit), carried);
+        const Vec<T> da_r = Cell::template finish_backward<T>(
+            load(reset, lanes), load(h_past[slot] + unit, lanes), load(d_inner + r * HP + unit), carried);
         store(dh + r * RP + unit, carried);
         store(da + (p * kSlots + slot) * S + L, da_r);
         if (f.dgates) put_gate_gradients<1, 1>(slot, p);
@@ -351,8 +352,10 @@ void write_gradients(const Backward<T>& f, const T* sums) {
   T* const also_from_x = Layout::ones_with_x && !Layout::ones_with_h ? f.db_hh : nullptr;
   T* const from_h = Layout::ones_with_h ? f.db_hh : nullptr;
   T* const also_from_h = Layout::ones_with_h && !Layout::ones_with_x ? f.db_ih : nullptr;
-  write_region(sums, at.x, f.H, Cell::gate + Cell::input.first, Cell::input.count, f.D, f.dW, from_x, also_from_x);
-  write_region(sums, at.h, f.H, Cell::gate + Cell::state.first, Cell::state.count, f.R, f.dU, from_h, also_from_h);
+  write_region(sums, at.x, f.H, Cell::gate + Cell::input.first, Cell::input.count, f.D, f.dW, from_x,
+               also_from_x);
+  write_region(sums, at.h, f.H, Cell::gate + Cell::state.first, Cell::state.count, f.R, f.dU, from_h,
+               also_from_h);
   if constexpr (Cell::reset_before)
     write_region<T>(sums, at.inner, f.H, Cell::gate, 1, f.H, f.dU, nullptr, nullptr);
   constexpr int no_gates[] = {0};
@@ -385,7 +388,8 @@ void backward(const Backward<T>& f) {
     T* own = f.dW ? sums + task * size : nullptr;
     if (own) std::memset(own, 0, size_t(size) * sizeof(T));
     for (int64_t k = task; k < batch.chunks; k += tasks)
-      BackwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), own, workspace)
+      BackwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), own,
+                             workspace)
           .run();
   });
   if (!f.dW) return;

@@ -35,7 +35,8 @@ class ForwardChunk {
   static constexpr bool one_line = XF == HF && XN == HN;  // lines of x and of h are alike
   // A tile of rows times panels fills the registers with sums.
   static constexpr int kRows = TIMELIKE_REGISTERS / 16 * (SLOTS == 1 ? 6 : 3), kPanels = SLOTS == 1 ? 2 : 1;
-  static constexpr int kSinglePanels = SLOTS == 1 ? 8 : 2;  // one row alone: as many sums as hide their latency
+  static constexpr int kSinglePanels =
+      SLOTS == 1 ? 8 : 2;  // one row alone: as many sums as hide their latency
   // Chunks this small spend their time waiting for the row before: their input products are summed ahead
   // for a window of steps, in full tiles, and only the state products stay in the time loop.
   static constexpr int64_t kSmall = 2, kWindow = 64;
@@ -46,11 +47,11 @@ class ForwardChunk {
   const int64_t D, H, R, P, HP, RP, lda;
   const ForwardLayout<Cell, T> at;
   const bool ahead;
-  T *state, *next;   // [n, lda], the row x | h
-  T* c;              // [n, HP] of a cell with cell state
-  T* inner;          // [n, HP] what the second product takes: m of a projection, r h of reset-before
-  T *open, *update;  // [n, HP] reset-before: the candidate's sum so far, and z
-  T *inputs, *sums;  // input products ahead: inputs [window n, D], sums [window n, P, S]
+  T *state, *next;          // [n, lda], the row x | h
+  T* c;                     // [n, HP] of a cell with cell state
+  T* inner;                 // [n, HP] what the second product takes: m of a projection, r h of reset-before
+  T *open, *update;         // [n, HP] reset-before: the candidate's sum so far, and z
+  T *inputs, *sums;         // input products ahead: inputs [window n, D], sums [window n, P, S]
   int64_t *row, *tape_row;  // [n] where this step lies
   T** to;                   // [n] where a product's rows go
 
@@ -181,7 +182,8 @@ class ForwardChunk {
     for (int r = 0; r < ROWS; ++r)
       for (int p = 0; p < PANELS; ++p)
         for (int g = 0; g < SLOTS; ++g)
-          acc[r][p * SLOTS + g] = load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * at.panel) + g * L);
+          acc[r][p * SLOTS + g] =
+              load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * at.panel) + g * L);
     if (f.gates) prefetch_tape<ROWS>(r0, p0);
     const T* x = state + r0 * lda;
     if (sum) {
@@ -251,7 +253,8 @@ class ForwardChunk {
       for (int64_t unit = 0; unit < H; unit += L) {
         const int lanes = int(std::min<int64_t>(L, H - unit));
         Vec<T> n[1] = {load(open + r * HP + unit)};
-        const Vec<T> h = Cell::template finish<T>(n, load(update + r * HP + unit), load(state + r * lda + D + unit));
+        const Vec<T> h =
+            Cell::template finish<T>(n, load(update + r * HP + unit), load(state + r * lda + D + unit));
         put_state(r, unit, h, lanes);
         if (f.gates) store(gate_on_tape(r, 0) + unit, n[0], lanes);
       }
@@ -264,7 +267,8 @@ void forward(const Forward<T>& f) {
   const double work = double(batch.steps()) * double(f.H) * double(Cell::slots * (f.D + f.R) + 100);
   run_tasks(batch.chunks, worthwhile_threads(f.threads, work), [&](int64_t k) {
     static thread_local Workspace workspace;
-    ForwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), workspace).run();
+    ForwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), workspace)
+        .run();
   });
 }
 

@@ -55,9 +55,7 @@ class BoundLayer {
   BoundLayer(const timelike::Layer<T>& layer, int64_t D, int64_t H, int64_t R)
       : layer_(layer), D_(D), H_(H), R_(R) {}
 
-  int gates() const { return layer_.gates; }
   int tape_gates() const { return layer_.tape_gates; }
-  bool cell_state() const { return layer_.cell_state; }
   int64_t forward_size() const { return layer_.forward_size(D_, H_, R_); }
   int64_t backward_size() const { return layer_.backward_size(D_, H_, R_); }
 
@@ -133,9 +131,7 @@ void bind_layer(nb::module_& m, const char* name) {
   using Bound = BoundLayer<T>;
   const auto free = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<Bound>(m, name)
-      .def_prop_ro("gates", &Bound::gates)
       .def_prop_ro("tape_gates", &Bound::tape_gates)
-      .def_prop_ro("cell_state", &Bound::cell_state)
       .def_prop_ro("forward_size", &Bound::forward_size)
       .def_prop_ro("backward_size", &Bound::backward_size)
       .def("pack_forward", &Bound::pack_forward, free)
@@ -171,11 +167,6 @@ NB_MODULE(_core, m) {
     std::vector<std::string> names;
     const timelike::TableList list = timelike::available_tables();
     for (int k = 0; k < list.count; ++k) names.push_back(list.table[k]->name);
-    return names;
-  });
-  m.def("cells", [] {
-    std::vector<std::string> names;
-    for (const auto& layer : timelike::table_baseline.f32) names.push_back(layer.cell);
     return names;
   });
   nb::class_<RowsArgument>(m, "Rows").def(nb::init<Address, Address, Address, Address, Address, int64_t>());

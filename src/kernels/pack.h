@@ -142,10 +142,8 @@ void pack_forward(const Weights<T>& w, T* packed) {
         if (l < real && (from_h || !Cell::two_biases)) sum += bias(w.b_hh, row + l);
         panel[s * L + l] = sum;
       }
-      if (from_x)
-        pack_lanes(w.W + row * w.D, w.D, real, Layout::input_line, panel + at.input + input * L);
-      if (from_h)
-        pack_lanes(w.U + row * w.R, w.R, real, Layout::state_line, panel + at.state + state * L);
+      if (from_x) pack_lanes(w.W + row * w.D, w.D, real, Layout::input_line, panel + at.input + input * L);
+      if (from_h) pack_lanes(w.U + row * w.R, w.R, real, Layout::state_line, panel + at.state + state * L);
     }
   }
   pack_diagonals<Cell>(w, packed + at.diagonals, at.panel);
@@ -167,7 +165,8 @@ void pack_backward(const Weights<T>& w, T* packed) {
   if constexpr (Cell::projected)
     pack_columns(padded<T>(w.R), w.H, 1, packed + at.second,
                  [&](int64_t r) { return r < w.R ? w.projection + r * w.H : nullptr; });
-  if constexpr (Cell::reset_before) pack_gradient_columns<Cell>(w.U, w.H, w.H, Range{0, 1}, packed + at.second);
+  if constexpr (Cell::reset_before)
+    pack_gradient_columns<Cell>(w.U, w.H, w.H, Range{0, 1}, packed + at.second);
   pack_diagonals<Cell>(w, packed + at.diagonals, Cell::diagonals * Lanes<T>::count);
 }
 

@@ -10,11 +10,7 @@ namespace TIMELIKE_ISA {
 template <class Cell, class T>
 constexpr Layer<T> layer() {
   return {Cell::name,
-          Cell::gates,
           Cell::tape_gates,
-          Cell::cell_state,
-          Cell::projected,
-          Cell::diagonals > 0,
           forward_size<Cell, T>,
           backward_size<Cell, T>,
           pack_forward<Cell, T>,

@@ -18,11 +18,12 @@ struct Job {
   void (*task)(void*, int64_t);
   void* context;
   std::atomic<int64_t> next{0};
-  int seats;       // threads that may still join, guarded by the pool's mutex
-  int joined = 0;  // threads at work besides the caller, guarded by the pool's mutex
+  int seats;                 // threads that may still join, guarded by the pool's mutex
+  int joined = 0;            // threads at work besides the caller, guarded by the pool's mutex
   std::exception_ptr error;  // the first one, guarded by the pool's mutex
 
-  Job(int64_t n, void (*t)(void*, int64_t), void* c, int others) : tasks(n), task(t), context(c), seats(others) {}
+  Job(int64_t n, void (*t)(void*, int64_t), void* c, int others)
+      : tasks(n), task(t), context(c), seats(others) {}
 };
 
 class Pool {

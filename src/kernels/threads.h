@@ -5,8 +5,8 @@
 
 namespace timelike {
 
-// Runs task(context, k) for k = 0 .. tasks - 1, each once, on this thread and at most threads - 1 others; tasks
-// begin in the order of their numbers. An exception of a task is thrown here when all have ended.
+// Runs task(context, k) for k = 0 .. tasks - 1, each once, on this thread and at most threads - 1 others;
+// tasks begin in the order of their numbers. An exception of a task is thrown here when all have ended.
 //
 // The threads wait for work between calls. They serve one caller at a time: a second caller, from another
 // thread of the program, runs its tasks alone. After fork() the child starts threads of its own.
@@ -14,8 +14,7 @@ void run_tasks(int64_t tasks, int threads, void (*task)(void* context, int64_t k
 
 template <class Task>
 void run_tasks(int64_t tasks, int threads, Task&& task) {
-  run_tasks(
-      tasks, threads, [](void* context, int64_t k) { (*static_cast<Task*>(context))(k); }, &task);
+  run_tasks(tasks, threads, [](void* context, int64_t k) { (*static_cast<Task*>(context))(k); }, &task);
 }
 
 // Threads that pay off for so many multiply-adds: waking one costs about as much as 50 us of work.

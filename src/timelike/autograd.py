@@ -255,7 +255,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """``y, hT, cT`` and the tape [K, N (G + 1) H]: gates [N, G H], then cells [N, H] of each direction."""
     N, B, K = rows.n_rows, rows.n_sequences, len(held.packed)
-    D, H, G = held.input_size, held.units, held.n_gates
+    H, G = held.units, held.n_gates
     y = (x.new_empty if rows.complete else x.new_zeros)((*x.shape[:-1], K * H))
     hT, cT = x.new_empty((K, B, H)), x.new_empty((K, B, H))
     record = x.new_empty((K, N * (G + 1) * H)) if tape else None
@@ -264,9 +264,9 @@ def _forward(
     for k, packed in enumerate(held.packed):
         gates = k * N * (G + 1) * unit
         packed.layer.forward(
-            rows.native, k == 1, D, H, held.packed_forward[k],
-            _at(x), ldx, _at(h0, k * state), _at(c0, k * state), _at(y, k * unit), K * H,
-            _at(hT, k * state), _at(cT, k * state), _at(record, gates), _at(record, gates + N * G * unit),
+            rows.native, 0, len(rows.step), k == 1, held.packed_forward[k],
+            _at(x), ldx, _at(h0, k * state), _at(c0, k * state), _at(y, k * unit), K * H, 0,
+            _at(hT, k * state), _at(cT, k * state), _at(record, gates), _at(record, gates + N * G * unit), 1,
         )  # fmt: skip
     return y, hT, cT, record
 
@@ -309,11 +309,11 @@ def _backward(
         gates = k * N * (G + 1) * unit
         for_backward = packed.backward  # held here: another thread may put its own in place
         packed.layer.backward(
-            rows.native, k == 1, D, H, _address(for_backward),
+            rows.native, 0, len(rows.step), k == 1, _address(for_backward),
             _at(x), ldx, _at(h0, k * state), _at(c0, k * state), _at(y, k * unit), K * H,
             _at(tape, gates), _at(tape, gates + N * G * unit),
             _at(dy, k * unit), lddy, _at(dhT, k * state), _at(dcT, k * state), _at(dx), D, k == 1,
-            _at(dW), _at(dU), _at(db), _at(dh0, k * state), _at(dc0, k * state), 0,
+            _at(dW), _at(dU), _at(db), 0, 0, 0, _at(dh0, k * state), _at(dc0, k * state), 0, 1,
         )  # fmt: skip
         found = [dW, dU, db, db][:n]
         if db is not None and n == 4 and all(wanted[2:]):

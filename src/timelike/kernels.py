@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from timelike import _core
+from timelike.cells import CELLS
 from timelike.errors import TimelikeError, nearest
 
 __all__ = [
@@ -81,8 +82,8 @@ def _layer(cell: str, dtype: str, name: str, D: int, H: int, R: int) -> Any:
 
 
 def _known(cell: str, dtype: str) -> None:
-    if cell not in _core.cells():
-        raise ValueError(f"no kernel for cell {cell!r}; {nearest(cell, _core.cells())}")
+    if cell not in CELLS:
+        raise ValueError(f"no kernel for cell {cell!r}; {nearest(cell, CELLS)}")
     if dtype not in _CODES:
         raise TypeError(f"no kernel for dtype {dtype}; possible: float32, float64")
 
@@ -220,8 +221,11 @@ class Rows:
 
     def _bind_tape(self, start: np.ndarray, step: np.ndarray, n_rows: int) -> None:
         self._tape, self.n_tape_rows = (start, step), n_rows
-        arrays = (self.start, self.step, self.lengths, *self._tape)
-        self.native = _core.Rows(*(a.__array_interface__["data"][0] for a in arrays), len(self.start))
+        a, c, lengths, tape_a, tape_c = (
+            array.__array_interface__["data"][0]
+            for array in (self.start, self.step, self.lengths, start, step)
+        )
+        self.native = _core.Rows(a, c, lengths, tape_a, tape_c, len(self.start))
 
     def ring(self, n_steps: int) -> Rows:
         """Give the same sequences with a tape of ``n_steps B`` rows, which serves any so many steps in a row.
@@ -327,7 +331,7 @@ class Packed:
     b_ih, b_hh : buffer, shape (G H,), optional
         Biases beside ``W x`` and beside ``U h``.
     cell : str
-        One of the cells of `timelike.reference`; ``"gru_single_bias"`` is ``"gru"`` without `b_hh`.
+        One of `timelike.cells.CELLS`.
     peephole : buffer, shape (3 H,), optional
         Of ``"lstm_peephole"``: weights from the cell state to i, f and o, by default zeros.
     projection : buffer, shape (R, H)
@@ -384,14 +388,13 @@ class Packed:
     ) -> None:
         self.cell, self.dtype, self.isa = cell, _name(W.dtype), instruction_set or isa()
         _known(cell, self.dtype)
-        if peephole is not None and cell != "lstm_peephole":
+        kind = CELLS[cell]
+        if peephole is not None and not kind.has_peephole:
             raise ValueError(f"{cell} has no peephole weights; lstm_peephole has")
-        if (projection is not None) != (cell == "lstm_projected"):
+        if (projection is not None) != kind.has_projection:
             raise ValueError("a projection is given to lstm_projected, and to no other cell")
+        self.n_gates, self.has_cell_state = len(kind.gates), kind.has_cell_state
         (rows, D), (_, R) = (tuple(int(n) for n in weights.shape) for weights in (W, U))
-        layer = _layer(cell, self.dtype, self.isa, D, R, R)
-        self.n_gates, self.n_tape_gates = layer.gates, layer.tape_gates
-        self.has_cell_state = layer.cell_state
         if rows % self.n_gates:
             raise ValueError(f"W: {rows} rows are not a multiple of {self.n_gates} gates")
         H = rows // self.n_gates
@@ -399,24 +402,30 @@ class Packed:
             R = H
         self.input_size, self.units, self.state_size = D, H, R
         self.layer = _layer(cell, self.dtype, self.isa, D, H, R)
-        weights = {"W": (W, rows, D), "U": (U, rows, R), "b_ih": (b_ih, rows), "b_hh": (b_hh, rows)}
+        self.n_tape_gates = self.layer.tape_gates
+        weights: dict[str, tuple[Any, ...]] = {
+            "W": (W, rows, D),
+            "U": (U, rows, R),
+            "b_ih": (b_ih, rows),
+            "b_hh": (b_hh, rows),
+        }
         weights |= {"peephole": (peephole, 3 * H), "projection": (projection, R, H)}
         self._weights = weights
         self._backward: np.ndarray | None = None
         self.forward = _aligned_empty(self.layer.forward_size, self.dtype)
-        self.layer.pack_forward(*self._addresses(*weights), self.forward.__array_interface__["data"][0])
+        self.layer.pack_forward(*self._addresses(*weights, out=self.forward))
 
-    def _addresses(self, *names: str) -> list[Address]:
+    def _addresses(self, *names: str, out: np.ndarray) -> list[Address]:
         given = {name: self._weights[name] for name in names}
-        return [_address(name, w, self.dtype, *shape) for name, (w, *shape) in given.items()]
+        addresses = [_address(name, w, self.dtype, *shape) for name, (w, *shape) in given.items()]
+        return [*addresses, out.__array_interface__["data"][0]]
 
     @property
     def backward(self) -> np.ndarray:
         """The part for backward."""
         if self._backward is None:
             packed = _aligned_empty(self.layer.backward_size, self.dtype)
-            addresses = self._addresses("W", "U", "peephole", "projection")
-            self.layer.pack_backward(*addresses, packed.__array_interface__["data"][0])
+            self.layer.pack_backward(*self._addresses("W", "U", "peephole", "projection", out=packed))
             self._backward = packed
         return self._backward
 
@@ -566,9 +575,9 @@ def backward(
     N, K, B, D, H, R = _sizes(weights, rows)
     t, end, GH = weights.dtype, _checked_end(rows, begin, end), weights.n_gates * weights.units
     needed = {"dW": dW, "dU": dU}
-    if weights.cell == "lstm_peephole":
+    if CELLS[weights.cell].has_peephole:
         needed["dpeephole"] = dpeephole
-    if weights.cell == "lstm_projected":
+    if CELLS[weights.cell].has_projection:
         needed["dprojection"] = dprojection
     if len({d is None for d in needed.values()}) > 1 or (dW is None and not db_ih is db_hh is None):
         raise ValueError(f"{', '.join(needed)} are given together or not at all, and db_ih, db_hh with them")
@@ -746,7 +755,7 @@ def run(
     y, gates = np.empty((N, R), t), np.empty((N, weights.n_tape_gates * H), t)
     hT, cT = np.empty((B, R), t), np.empty((B, H), t) if c else None
     cells = np.empty((N, H), t) if c else None
-    states = {"h0": h0, "c0": c0, "hT": hT, "cT": cT}
+    states: dict[str, Any] = {"h0": h0, "c0": c0, "hT": hT, "cT": cT}
     forward(weights, rows, x, y, gates=gates, cells=cells, reverse=reverse, threads=threads, **states)
     return LayerOutput(y, hT, cT, gates, cells, weights, rows, x, h0, c0, reverse)
 
@@ -794,13 +803,15 @@ def run_backward(
         "dU": (GH, R),
         "db_ih": (GH,),
         "db_hh": (GH,),
-        "dpeephole": (3 * H,) if w.cell == "lstm_peephole" else None,
-        "dprojection": (R, H) if w.cell == "lstm_projected" else None,
+        "dpeephole": (3 * H,) if CELLS[w.cell].has_peephole else None,
+        "dprojection": (R, H) if CELLS[w.cell].has_projection else None,
         "dh0": (B, R),
         "dc0": (B, H) if w.has_cell_state else None,
         "dgates": (N, GH),
     }
-    gradients = {name: shape and np.empty(shape, w.dtype) for name, shape in shapes.items()}
+    gradients: dict[str, Any] = {
+        name: None if shape is None else np.empty(shape, w.dtype) for name, shape in shapes.items()
+    }
     backward(
         w,
         rows,
