@@ -36,8 +36,8 @@ class Pool {
         work(job);
         return;
       }
-      job_ = &job;
       start(job.seats);
+      job_ = &job;
     }
     if (job.seats == 1)
       wake_.notify_one();
@@ -82,7 +82,7 @@ class Pool {
       lock.unlock();
       work(job);
       lock.lock();
-      if (--job.joined == 0) done_.notify_one();
+      if (--job.joined == 0) done_.notify_all();  // more than one caller may wait for the last of its own
     }
   }
 };
