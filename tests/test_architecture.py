@@ -26,7 +26,7 @@ FLOORS = [
         "predictions",
         "roc",
     },
-    {"sequences", "configerrors", "modelfile", "composition", "evaluate", "plots"},
+    {"sequences", "configerrors", "modelfile", "composition", "evaluate", "plots", "runtime"},
     {"config", "layouts", "autograd", "report"},
     {"data", "recurrent"},
     {"nn"},
@@ -110,6 +110,7 @@ EXTRAS += ["mplhep", "jinja2", "sklearn", "scipy"]
 def test_the_base_install_needs_numpy_alone():
     base = [
         "timelike.kernels",
+        "timelike.runtime",
         "timelike.reference",
         "timelike.gates",
         "timelike.modelfile",

@@ -23,8 +23,16 @@ def test_the_code_of_the_readme_runs():
     assert back.dgates.shape == (70, 4 * 32)
 
 
+def test_the_code_of_the_page_on_inference_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inference.md").read_text(), re.DOTALL):
+        exec(code, shown)
+    assert (shown["y_t"] == shown["session"].run(shown["padded"][:, 0])[0][-1]).all()
+
+
 def test_the_links_of_the_pages_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "docs/equations.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "docs/equations.md", "docs/inference.md"):
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

@@ -1,5 +1,5 @@
-// The only file that sees nanobind. Buffers cross as addresses: timelike/kernels.py, the only caller, has
-// checked their shapes, types and layout, and one tensor through DLPack would cost as much as a small layer.
+// How Python sees the kernels. Buffers cross as addresses: timelike/kernels.py, the only caller, has checked
+// their shapes, types and layout, and one tensor through DLPack would cost as much as a small layer.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -11,6 +11,10 @@
 #include "api.h"
 
 namespace nb = nanobind;
+
+namespace timelike {
+void bind_sessions(nb::module_& m);  // session.cpp
+}
 
 namespace {
 
@@ -178,6 +182,7 @@ NB_MODULE(_core, m) {
   m.def("layer_f64", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {
     return bound(table(isa).f64, cell, D, H, R);
   });
+  timelike::bind_sessions(m);
   m.def("function_f32", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
     apply(table(isa).functions_f32, name, x, y, n);
   });

@@ -4,6 +4,7 @@
 
 - `timelike.nn` -- layers for PyTorch, drop-in for `torch.nn`'s;
 - `timelike.kernels` -- the same layers on NumPy arrays, without PyTorch;
+- `timelike.runtime` -- inference: weights packed once, whole batches or one step at a time;
 - `timelike.Sequences` -- a ragged batch of sequences;
 - `timelike.data` -- from ROOT, Parquet, HDF5 and NumPy files to `Sequences`;
 - `timelike.train`, `timelike.runs`, `timelike.apply` -- from a config to a model, a report and scores;

@@ -1,5 +1,7 @@
-# The native module as `kernels.py` sees it; see src/kernels/module.cpp.
+# The native module as `kernels.py` and `runtime.py` see it; see src/kernels/module.cpp and session.cpp.
 from typing import Any
+
+import numpy.typing as npt
 
 def instruction_sets() -> list[str]: ...
 def function_f32(isa: str, name: str, x: int, y: int, n: int, /) -> None: ...
@@ -12,3 +14,24 @@ class Rows:
 
 def layer_f32(isa: str, cell: str, D: int, H: int, R: int, /) -> Any: ...
 def layer_f64(isa: str, cell: str, D: int, H: int, R: int, /) -> Any: ...
+
+class Session:
+    def run(
+        self, x: Any, offsets: Any, lengths: Any, state: Any, out: Any, steps: bool, threads: int, /
+    ) -> Any: ...
+    def stream(self, n_sequences: int, /) -> Stream: ...
+
+class Stream:
+    def step(self, x: Any, out: Any, threads: int, /) -> npt.NDArray[Any]: ...
+    def reset(self, state: Any, /) -> None: ...
+    def state(self) -> Any: ...
+
+def session(
+    isa: str,
+    cell: str,
+    dtype: str,
+    has_cell_state: bool,
+    layers: list[list[tuple[npt.NDArray[Any], int, int, int]]],
+    batch_first: bool,
+    /,
+) -> Session: ...

@@ -1,0 +1,384 @@
+"""Prepared inference without PyTorch: recurrent layers whose weights are packed once, on NumPy arrays.
+
+- `Recurrent.run` takes a whole batch: padded (with or without lengths), ragged, or one sequence.
+- `Recurrent.stream` takes one step at a time and carries the state: for an event loop, or for samples as
+  they come.
+
+The results are those of `timelike.nn`, to the last bit, whichever way the steps come. Inputs are checked in
+native code, so that a call for a short sequence takes microseconds. To train, use `timelike.nn`; for gates
+and gradients, `timelike.kernels`.
+
+Letters: ``B`` sequences, ``T`` steps, ``N`` rows (steps of all sequences), ``D`` inputs, ``H`` units, ``R``
+numbers of the hidden state (``H``, but for a projection), ``L`` layers, ``K`` directions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from timelike import _core
+from timelike.cells import CELLS, parameter_shapes
+from timelike.errors import DataError, nearest
+from timelike.kernels import Packed
+
+__all__ = ["Recurrent", "Stream"]
+
+Array: TypeAlias = npt.NDArray[Any]  # of float32 or float64, as the weights
+State: TypeAlias = Any  # h, or (h, c) of a cell that has both
+Integers: TypeAlias = npt.ArrayLike
+
+_NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr|weight_peephole)_l(\d+)(_reverse)?")
+_VARIANTS = {"weight_hr": "lstm_projected", "weight_peephole": "lstm_peephole"}
+_TORCH = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
+
+
+class Recurrent:
+    """Recurrent layers one upon the other, in one direction or both, ready to run.
+
+    What a layer computes stands in `timelike.nn`. The weights are copied and packed here, once; what happens
+    to the arrays afterwards does not matter. Any number of threads may run one session at a time, and it may
+    be pickled.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        Parameters by the names of `torch.nn`, a ``state_dict()`` for example: ``weight_ih_l0`` is W [G H, D],
+        ``weight_hh_l0`` is U [G H, R], then ``bias_ih_l0`` and ``bias_hh_l0`` [G H] if there are biases,
+        ``weight_hr_l0`` [R, H] of a projection, ``weight_peephole_l0`` [3 H]; the same with ``_l1`` for the
+        second layer, and with ``_reverse`` for the other direction. All in float32, or all in float64.
+    cell : str
+        One of `timelike.cells.CELLS`. A ``"lstm"`` whose weights have a projection or peepholes is taken as
+        such.
+    batch_first : bool
+        Whether padded batches are (B, T, D) instead of (T, B, D). States are (L K, B, R) all the same.
+    prefix : str
+        What stands before each name; names that begin otherwise are left out.
+    instruction_set : str, optional
+        One of `timelike.kernels.available`, by default the active one.
+
+    Attributes
+    ----------
+    cell, dtype : str
+    input_size, hidden_size, state_size, output_size : int
+        D, H, R and K R.
+    num_layers : int
+    bidirectional, batch_first : bool
+
+    Raises
+    ------
+    ValueError
+        For an unknown cell.
+    DataError
+        For weights that are missing, unknown, or of a shape or type that does not fit.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> shapes = {"weight_ih_l0": (80, 6), "weight_hh_l0": (80, 20), "bias_ih_l0": 80, "bias_hh_l0": 80}
+    >>> weights = {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    >>> session = Recurrent(weights, "lstm")
+    >>> x = rng.normal(size=(7, 6)).astype("float32")
+    >>> y, (h, c) = session.run(x)
+    >>> y.shape, h.shape
+    ((7, 20), (1, 20))
+
+    One step at a time the same numbers come:
+
+    >>> stream = session.stream()
+    >>> bool((y == [stream.step(step) for step in x]).all())
+    True
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Any],
+        cell: str = "lstm",
+        *,
+        batch_first: bool = False,
+        prefix: str = "",
+        threads: int = 1,
+        instruction_set: str | None = None,
+    ) -> None:
+        if cell not in CELLS:
+            raise ValueError(f"no cell {cell!r}; {nearest(cell, CELLS)}")
+        self._weights = _read(weights, prefix)
+        for name, variant in _VARIANTS.items():
+            if cell == "lstm" and f"{name}_l0" in self._weights:
+                cell = variant
+        self.cell, self.batch_first = cell, bool(batch_first)
+        self._instruction_set = instruction_set
+        by_layer = _by_layer(self._weights, cell, prefix)
+        self.num_layers, self.bidirectional = len(by_layer), len(by_layer[0]) == 2
+        packed = [[_pack(direction, cell, instruction_set) for direction in layer] for layer in by_layer]
+        first = packed[0][0]
+        self.dtype, self.input_size, self.hidden_size = first.dtype, first.input_size, first.units
+        self.state_size = first.state_size
+        self.output_size = len(packed[0]) * self.state_size
+        self.threads = threads
+        native = [[(p.forward, p.input_size, p.units, p.state_size) for p in layer] for layer in packed]
+        self._native = _core.session(
+            first.isa, cell, self.dtype, first.has_cell_state, native, self.batch_first
+        )
+
+    @classmethod
+    def from_module(cls, module: Any, *, instruction_set: str | None = None) -> Recurrent:
+        """Prepare a recurrent layer of `torch.nn` or `timelike.nn`, with the weights that it has now.
+
+        Dropout is left out, as in evaluation. PyTorch is not imported here.
+
+        Parameters
+        ----------
+        module : torch.nn.Module
+            RNN, LSTM or GRU.
+        instruction_set : str, optional
+            As for the class.
+
+        Raises
+        ------
+        TypeError
+            For a module of another kind.
+
+        Examples
+        --------
+        >>> from torch.nn import GRU
+        >>> Recurrent.from_module(GRU(3, 4, bidirectional=True))
+        Recurrent('gru', 3, 4, bidirectional=True)
+        """
+        mode = getattr(module, "mode", None)
+        if mode not in _TORCH:
+            raise TypeError(f"{type(module).__name__}: expected RNN, LSTM or GRU of torch.nn or timelike.nn")
+        cell = _TORCH[mode]
+        if getattr(module, "coupled", False):
+            cell = "lstm_coupled"
+        if not getattr(module, "reset_after", True):
+            cell = "gru_reset_before"
+        return cls(module.state_dict(), cell, batch_first=module.batch_first, instruction_set=instruction_set)
+
+    def run(
+        self,
+        x: Array,
+        *,
+        offsets: Integers | None = None,
+        lengths: Integers | None = None,
+        state: State = None,
+        out: Array | None = None,
+    ) -> tuple[Array, State]:
+        """Run all layers over a batch.
+
+        Parameters
+        ----------
+        x : ndarray, shape (T, B, D), (B, T, D) with ``batch_first``, (T, D), or (N, D) with `offsets`
+            Inputs, of the type of the weights. Rows may lie apart; what is not row by row is copied.
+        offsets : array_like of int, shape (B + 1,), optional
+            Sequence ``b`` is ``x[offsets[b]:offsets[b + 1]]``; it may have no steps.
+        lengths : array_like of int, shape (B,), optional
+            Steps of each sequence of a padded batch. What is behind them is not read, and zero in `y`.
+        state : ndarray or tuple of two, optional
+            Initial states, by default zeros: h (L K, B, R), or (h, c) of an LSTM, c (L K, B, H). Without the
+            axis B for one sequence (T, D).
+        out : ndarray, optional
+            Gets `y`; contiguous.
+
+        Returns
+        -------
+        y : ndarray
+            Hidden states of the last layer, K R numbers per step in the layout of `x`.
+        state : ndarray or tuple of two
+            Last states, as the initial ones.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an array of another type or shape, for offsets or lengths that do not fit `x`.
+        """
+        return self._native.run(x, offsets, lengths, state, out, True, self.threads)  # type: ignore[no-any-return]
+
+    def last_state(
+        self,
+        x: Array,
+        *,
+        offsets: Integers | None = None,
+        lengths: Integers | None = None,
+        state: State = None,
+    ) -> State:
+        """Run all layers over a batch for the last states alone; the arguments are those of `run`.
+
+        Examples
+        --------
+        >>> weights = {"weight_ih_l0": np.ones((1, 1)), "weight_hh_l0": np.ones((1, 1))}
+        >>> adder = Recurrent(weights, "rnn_relu")
+        >>> adder.last_state(np.array([[1.0], [2.0], [5.0]]), offsets=[0, 2, 3])
+        array([[[3.],
+                [5.]]])
+        """
+        return self._native.run(x, offsets, lengths, state, None, False, self.threads)
+
+    def stream(self, n_sequences: int | None = None) -> Stream:
+        """Begin to run step by step, from states of zero.
+
+        Parameters
+        ----------
+        n_sequences : int, optional
+            Number B of sequences that walk in step; by default one, without an axis for it.
+
+        Raises
+        ------
+        ValueError
+            For layers in both directions, which need the last step first.
+        """
+        return Stream(self, n_sequences)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.cell!r}, {self.input_size}, {self.hidden_size}"
+        if self.state_size != self.hidden_size:
+            sizes += f", proj_size={self.state_size}"
+        if self.num_layers > 1:
+            sizes += f", num_layers={self.num_layers}"
+        for name in ("bidirectional", "batch_first"):
+            if getattr(self, name):
+                sizes += f", {name}=True"
+        return f"Recurrent({sizes})"
+
+    def __reduce__(self) -> Any:
+        # Packed weights are those of a machine: they are packed again where this arrives.
+        return _again, (self._weights, self.cell, self.batch_first, self._instruction_set)
+
+
+class Stream:
+    """A session one step at a time; made by `Recurrent.stream`.
+
+    A stream serves one thread at a time. Several streams of one session are independent.
+    """
+
+    def __init__(self, session: Recurrent, n_sequences: int | None = None) -> None:
+        if session.bidirectional:
+            raise ValueError("a stream cannot walk back: these layers are bidirectional; use run")
+        if n_sequences is not None and n_sequences < 0:
+            raise ValueError(f"n_sequences: {n_sequences}; at least 0, or None for one without an axis")
+        self._threads = session.threads
+        self._native = session._native.stream(-1 if n_sequences is None else n_sequences)
+
+    def step(self, x: Array, out: Array | None = None) -> Array:
+        """Take one step.
+
+        Parameters
+        ----------
+        x : ndarray, shape (D,) or (B, D)
+            Inputs, of the type of the weights.
+        out : ndarray, shape (R,) or (B, R), optional
+            Gets the hidden states; contiguous.
+
+        Returns
+        -------
+        ndarray, shape (R,) or (B, R)
+            Hidden states of the last layer: `out`, or a new array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an array of another type or shape.
+        RuntimeError
+            While another thread takes a step.
+        """
+        return self._native.step(x, out, self._threads)
+
+    @property
+    def state(self) -> State:
+        """States of all layers, a copy: h (L, B, R), or (h, c) of an LSTM; without B for one sequence."""
+        return self._native.state()
+
+    def reset(self, state: State = None) -> None:
+        """Begin again from given states, shaped like `state`, or from zeros."""
+        self._native.reset(state)
+
+
+def _again(weights: dict[str, Array], cell: str, batch_first: bool, instruction_set: str | None) -> Recurrent:
+    return Recurrent(weights, cell, batch_first=batch_first, instruction_set=instruction_set)
+
+
+def _read(weights: Mapping[str, Any], prefix: str) -> dict[str, Array]:
+    """Copy the weights, without the prefix, to where nobody can write."""
+    read: dict[str, Array] = {}
+    for name, values in weights.items():
+        if not name.startswith(prefix):
+            continue
+        if hasattr(values, "detach"):  # a tensor of PyTorch
+            values = values.detach().cpu().numpy()
+        array = np.array(values, order="C")
+        if array.dtype not in (np.float32, np.float64):
+            raise DataError(f"{name}: {array.dtype}; possible: float32, float64")
+        array.flags.writeable = False
+        read[name.removeprefix(prefix)] = array
+    return read
+
+
+def _by_layer(weights: Mapping[str, Array], cell: str, prefix: str) -> list[list[dict[str, Array]]]:
+    """Check the weights, and give those of each layer and direction by the names of `parameter_shapes`."""
+    matches = {name: _NAME.fullmatch(name) for name in weights}
+    for name, match in matches.items():
+        if match is None:
+            raise DataError(f"{prefix}{name}: no parameter of a recurrent layer (is there a prefix to give?)")
+    n_layers = 1 + max((int(match[2]) for match in matches.values() if match), default=0)
+    suffixes = ("", "_reverse") if any(match and match[3] for match in matches.values()) else ("",)
+    input_size, units, state_size = _sizes(weights, cell, prefix)
+    n_biases = ("bias_ih_l0" in weights) + ("bias_hh_l0" in weights)
+
+    layers = []
+    wanted: dict[str, tuple[int, ...]] = {}
+    for layer in range(n_layers):
+        columns = state_size * len(suffixes) if layer else input_size
+        shapes = parameter_shapes(cell, columns, units, proj_size=state_size, n_biases=n_biases)
+        ends = [f"_l{layer}{suffix}" for suffix in suffixes]
+        wanted |= {name + end: shape for end in ends for name, shape in shapes.items()}
+        layers.append(
+            [{name: weights[name + end] for name in shapes if name + end in weights} for end in ends]
+        )
+    for name, shape in wanted.items():
+        if name not in weights:
+            raise DataError(f"{prefix}{name}: missing, of {n_layers} layers of {cell}")
+        if weights[name].shape != shape:
+            raise DataError(f"{prefix}{name}: shape {weights[name].shape}, expected {shape}")
+        if weights[name].dtype != weights["weight_ih_l0"].dtype:
+            raise DataError(
+                f"{prefix}{name}: {weights[name].dtype}, but weight_ih_l0 is {weights['weight_ih_l0'].dtype}"
+            )
+    for name in weights:
+        if name not in wanted:
+            raise DataError(
+                f"{prefix}{name}: no parameter of {n_layers} layers of {cell}; {nearest(name, wanted)}"
+            )
+    return layers
+
+
+def _sizes(weights: Mapping[str, Array], cell: str, prefix: str) -> tuple[int, int, int]:
+    """Give D, H and R, as the first layer has them."""
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        if name not in weights:
+            raise DataError(f"{prefix}{name}: missing; given are {', '.join(weights) or 'no weights'}")
+        if weights[name].ndim != 2:
+            raise DataError(f"{prefix}{name}: shape {weights[name].shape}, expected two axes")
+    gates = len(CELLS[cell].gates)
+    rows, input_size = weights["weight_ih_l0"].shape
+    if rows % gates:
+        raise DataError(
+            f"{prefix}weight_ih_l0: {rows} rows, expected a multiple of the {gates} gates of {cell}"
+        )
+    return input_size, rows // gates, weights["weight_hh_l0"].shape[1]
+
+
+def _pack(parameters: dict[str, Array], cell: str, instruction_set: str | None) -> Packed:
+    return Packed(
+        parameters["weight_ih"],
+        parameters["weight_hh"],
+        parameters.get("bias_ih"),
+        parameters.get("bias_hh"),
+        cell=cell,
+        peephole=parameters.get("weight_peephole"),
+        projection=parameters.get("weight_hr"),
+        instruction_set=instruction_set,
+    )
