@@ -41,6 +41,11 @@ class ForwardChunk {
   // for a window of steps, in full tiles, and only the state products stay in the time loop.
   static constexpr int64_t kSmall = 2, kWindow = 64;
 
+  // Null for what is not wanted.
+  struct Place {
+    T *y, *hidden, *gates, *cells;
+  };
+
   const Forward<T>& f;
   const int64_t* order;  // the chunk's sequences, longest first
   const int64_t n;
@@ -52,8 +57,8 @@ class ForwardChunk {
   T* inner;                 // [n, HP] what the second product takes: m of a projection, r h of reset-before
   T *open, *update;         // [n, HP] reset-before: the candidate's sum so far, and z
   T *inputs, *sums;         // input products ahead: inputs [window n, D], sums [window n, P, S]
-  int64_t *row, *tape_row;  // [n] where this step lies
-  T** to;                   // [n] where a product's rows go
+  Place* place;      // [n] where this step's results go
+  T** to;            // [n] where a product's rows go
 
  public:
   ForwardChunk(const Forward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
@@ -75,7 +80,7 @@ class ForwardChunk {
       if (Cell::projected || Cell::reset_before) inner = w.template take<T>(n * HP);
       if (Cell::reset_before) open = w.template take<T>(n * HP), update = w.template take<T>(n * HP);
       if (ahead) inputs = w.template take<T>(kWindow * n * D), sums = w.template take<T>(kWindow * n * P * S);
-      row = w.template take<int64_t>(n), tape_row = w.template take<int64_t>(n);
+      place = w.template take<Place>(n);
       to = w.template take<T*>(n);
     });
   }
@@ -138,9 +143,11 @@ class ForwardChunk {
 
   void step(int64_t active, int64_t s) {
     for (int64_t r = 0; r < active; ++r) {
-      row[r] = row_of(f.rows, order[r], s);
-      tape_row[r] = tape_row_of(f.rows, order[r], s);
-      if (!ahead) copy_row(state + r * lda, f.x + row[r] * f.ldx, D);
+      const int64_t row = row_of(f.rows, order[r], s), kept = tape_row_of(f.rows, order[r], s);
+      place[r] = {f.y ? f.y + row * f.ldy : nullptr, f.hidden ? f.hidden + kept * R : nullptr,
+                  f.gates ? f.gates + kept * Cell::tape_gates * H : nullptr,
+                  f.cells ? f.cells + kept * H : nullptr};
+      if (!ahead) copy_row(state + r * lda, f.x + row * f.ldx, D);
     }
     const T* sum = ahead ? sums + ((s - f.rows.begin) % kWindow) * n * P * S : nullptr;
     int64_t p = 0;
@@ -165,13 +172,11 @@ class ForwardChunk {
 
   // The tape's lines arrive while the products are summed.
   template <int ROWS>
-  TIMELIKE_INLINE void prefetch_tape(int64_t r0, int64_t p0) const {
+  TIMELIKE_INLINE void prefetch_tape(const Place* at_row, int64_t unit) const {
     for (int r = 0; r < ROWS; ++r) {
-      const int64_t kept = tape_row[r0 + r];
-      for (int g = 0; g < Cell::tape_gates; ++g)
-        __builtin_prefetch(f.gates + (kept * Cell::tape_gates + g) * H + p0 * L, 1);
-      if (Cell::cell_state) __builtin_prefetch(f.cells + kept * H + p0 * L, 1);
-      __builtin_prefetch(f.y + row[r0 + r] * f.ldy + p0 * L, 1);
+      for (int g = 0; g < Cell::tape_gates; ++g) __builtin_prefetch(at_row[r].gates + g * H + unit, 1);
+      if (Cell::cell_state) __builtin_prefetch(at_row[r].cells + unit, 1);
+      __builtin_prefetch(at_row[r].y + unit, 1);
     }
   }
 
@@ -184,7 +189,7 @@ class ForwardChunk {
         for (int g = 0; g < SLOTS; ++g)
           acc[r][p * SLOTS + g] =
               load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * at.panel) + g * L);
-    if (f.gates) prefetch_tape<ROWS>(r0, p0);
+    if (place[r0].gates) prefetch_tape<ROWS>(place + r0, p0 * L);
     const T* x = state + r0 * lda;
     if (sum) {
       multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x + D, lda, panel + at.state, HN * L, at.panel, R);
@@ -205,34 +210,35 @@ class ForwardChunk {
         cell.diagonal[d][m] = load(panel + m / ROWS * at.panel + at.diagonals + d * L);
     }
     Cell::forward(cell);
+    // In locals, since the compiler must think that a store changes any member.
+    const int64_t units = H, padded_units = HP, ld = lda;
+    T *const c_to = c + r0 * HP, *const h_to = next + r0 * lda + D;
+    const Place* const at_row = place + r0;
     for (int m = 0; m < M; ++m) {
-      const int64_t r = r0 + m % ROWS, unit = (p0 + m / ROWS) * L;
-      const int lanes = int(std::min<int64_t>(L, H - unit));
-      if constexpr (Cell::cell_state) store(c + r * HP + unit, cell.state[m]);
+      const int64_t r = m % ROWS, unit = (p0 + m / ROWS) * L;
+      const int lanes = int(std::min<int64_t>(L, units - unit));
+      if constexpr (Cell::cell_state) store(c_to + r * padded_units + unit, cell.state[m]);
       if constexpr (Cell::reset_before) {
-        store(open + r * HP + unit, cell.gate[0][m]);
-        store(update + r * HP + unit, cell.gate[2][m]);
+        store(open + (r0 + r) * HP + unit, cell.gate[0][m]);
+        store(update + (r0 + r) * HP + unit, cell.gate[2][m]);
       }
-      if constexpr (Cell::projected || Cell::reset_before)
-        store(inner + r * HP + unit, cell.h[m]);
-      else
-        put_state(r, unit, cell.h[m], lanes);
-      if (f.gates)
+      if constexpr (Cell::projected || Cell::reset_before) {
+        store(inner + (r0 + r) * HP + unit, cell.h[m]);
+      } else {
+        store(h_to + r * ld + unit, cell.h[m]);
+        put_state(at_row[r], unit, cell.h[m], lanes);
+      }
+      if (T* const to_gates = at_row[r].gates)
         for (int g = Cell::reset_before ? 1 : 0; g < Cell::tape_gates; ++g)
-          store(gate_on_tape(r, g) + unit, cell.gate[g][m], lanes);
+          store(to_gates + Cell::tape_place[g] * units + unit, cell.gate[g][m], lanes);
       if constexpr (Cell::cell_state)
-        if (f.cells) store(f.cells + tape_row[r] * H + unit, cell.state[m], lanes);
+        if (T* const to_cells = at_row[r].cells) store(to_cells + unit, cell.state[m], lanes);
     }
   }
 
-  T* gate_on_tape(int64_t r, int slot) const {
-    return f.gates + (tape_row[r] * Cell::tape_gates + Cell::tape_place[slot]) * H;
-  }
-
-  TIMELIKE_INLINE void put_state(int64_t r, int64_t unit, Vec<T> h, int lanes) const {
-    store(next + r * lda + D + unit, h);
-    if (f.y) store(f.y + row[r] * f.ldy + unit, h, lanes);
-    if (f.hidden) store(f.hidden + tape_row[r] * R + unit, h, lanes);
+  static TIMELIKE_INLINE void put_state(const Place& at_row, int64_t unit, Vec<T> h, int lanes) {
+    if (at_row.y) store(at_row.y + unit, h, lanes);
+    if (at_row.hidden) store(at_row.hidden + unit, h, lanes);
   }
 
   // h = (projection) m.
@@ -240,8 +246,8 @@ class ForwardChunk {
     for (int64_t r = 0; r < active; ++r) to[r] = next + r * lda + D;
     product<T>({inner, HP, 1, 0, HP}, active, f.packed + at.second, to, R, false);
     for (int64_t r = 0; r < active; ++r) {
-      if (f.y) copy_row(f.y + row[r] * f.ldy, to[r], R);
-      if (f.hidden) copy_row(f.hidden + tape_row[r] * R, to[r], R);
+      if (place[r].y) copy_row(place[r].y, to[r], R);
+      if (place[r].hidden) copy_row(place[r].hidden, to[r], R);
     }
   }
 
@@ -255,8 +261,9 @@ class ForwardChunk {
         Vec<T> n[1] = {load(open + r * HP + unit)};
         const Vec<T> h =
             Cell::template finish<T>(n, load(update + r * HP + unit), load(state + r * lda + D + unit));
-        put_state(r, unit, h, lanes);
-        if (f.gates) store(gate_on_tape(r, 0) + unit, n[0], lanes);
+        store(next + r * lda + D + unit, h);
+        put_state(place[r], unit, h, lanes);
+        if (place[r].gates) store(place[r].gates + Cell::tape_place[0] * H + unit, n[0], lanes);
       }
   }
 };
