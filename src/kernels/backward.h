@@ -57,6 +57,12 @@ class BackwardChunk {
   // panel of them (18 KiB) stays in the L1 cache.
   static constexpr int64_t kSlots = 144;
 
+  // What one row of a step reads and writes.
+  struct Row {
+    const T *gates, *cells, *c_past, *hidden, *h_past, *dy;
+    T *dh, *dc, *d_inner, *da, *inner;
+  };
+
   const Backward<T>& f;
   const int64_t* order;
   const int64_t n;
@@ -145,11 +151,24 @@ class BackwardChunk {
     }
     if constexpr (Cell::projected) unproject(active);
     for (int64_t r = 0; r < active; ++r) {
+      const int64_t slot = slots + r, kept = tape_row[slot];
+      const Row of{f.gates + kept * Cell::tape_gates * H,
+                   f.cells + kept * H,
+                   c_past[slot],
+                   f.hidden + kept * f.ldhidden,
+                   h_past[slot],
+                   f.dy ? f.dy + row[slot] * f.lddy : nullptr,
+                   dh + r * RP,
+                   dc + r * HP,
+                   d_inner + r * HP,
+                   da + slot * S,
+                   inner + slot * HP};
       int64_t p = 0;
-      for (; p + 2 <= P; p += 2) gate_gradients<2>(r, p);
-      if (p < P) gate_gradients<1>(r, p);
+      for (; p + 2 <= P; p += 2) gate_gradients<2>(of, p);
+      if (p < P) gate_gradients<1>(of, p);
     }
     if constexpr (Cell::reset_before) finish_reset(active);
+    if (f.dgates) put_gate_gradients(active);
     if (s > f.rows.begin) prefetch(active, s - 1);
     if (s > f.rows.begin || f.dh0) {
       for (int64_t r = 0; r < active; ++r) to[r] = dh + r * RP;
@@ -190,45 +209,46 @@ class BackwardChunk {
 
   // M panels of units in one row.
   template <int M>
-  TIMELIKE_INLINE void gate_gradients(int64_t r, int64_t p0) {
-    const int64_t slot = slots + r, kept = tape_row[slot];
+  TIMELIKE_INLINE void gate_gradients(const Row& of, int64_t p0) const {
+    // In locals, since the compiler must think that a store changes any member.
+    const int64_t units = H;
     BackwardStep<Cell, T, M> cell;
     for (int m = 0; m < M; ++m) {
       const int64_t unit = (p0 + m) * L;
-      const int lanes = int(std::min<int64_t>(L, H - unit));
+      const int lanes = int(std::min<int64_t>(L, units - unit));
       for (int g = 0; g < Cell::tape_gates; ++g)
-        cell.gate[g][m] = load(f.gates + (kept * Cell::tape_gates + Cell::tape_place[g]) * H + unit, lanes);
+        cell.gate[g][m] = load(of.gates + Cell::tape_place[g] * units + unit, lanes);
       if constexpr (Cell::cell_state) {
-        cell.past[m] = load(c_past[slot] + unit, lanes);
-        cell.now[m] = load(f.cells + kept * H + unit, lanes);
-        cell.carried[m] = load(dc + r * HP + unit);
+        cell.past[m] = load(of.c_past + unit, lanes);
+        cell.now[m] = load(of.cells + unit, lanes);
+        cell.carried[m] = load(of.dc + unit);
       }
-      if constexpr (Cell::reads_state) cell.past[m] = load(h_past[slot] + unit, lanes);
-      if constexpr (Cell::reads_output) cell.now[m] = load(f.hidden + kept * f.ldhidden + unit, lanes);
-      cell.dh[m] = Cell::projected ? load(d_inner + r * HP + unit) : upstream(r, unit, lanes);
+      if constexpr (Cell::reads_state) cell.past[m] = load(of.h_past + unit, lanes);
+      if constexpr (Cell::reads_output) cell.now[m] = load(of.hidden + unit, lanes);
+      cell.dh[m] = load((Cell::projected ? of.d_inner : of.dh) + unit);
+      if (!Cell::projected && of.dy) cell.dh[m] = cell.dh[m] + load(of.dy + unit, lanes);
       for (int d = 0; d < Cell::diagonals; ++d) cell.diagonal[d][m] = load(peephole(p0 + m) + d * L);
     }
     Cell::backward(cell);
     for (int m = 0; m < M; ++m) {
       const int64_t unit = (p0 + m) * L;
-      T* gathered = da + ((p0 + m) * kSlots + slot) * S;
+      T* gathered = of.da + (p0 + m) * (kSlots * S);
       for (int g = 0; g < SLOTS; ++g) store(gathered + g * L, cell.da[g][m]);
-      if constexpr (Cell::cell_state) store(dc + r * HP + unit, cell.carried[m]);
-      if constexpr (dh_in_parts) store(dh + r * RP + unit, cell.carried[m]);
-      if constexpr (Cell::projected || Cell::reset_before) store(inner + slot * HP + unit, cell.inner[m]);
-      if (f.dgates) put_gate_gradients<0, SLOTS>(slot, p0 + m);
+      if constexpr (Cell::cell_state) store(of.dc + unit, cell.carried[m]);
+      if constexpr (dh_in_parts) store(of.dh + unit, cell.carried[m]);
+      if constexpr (Cell::projected || Cell::reset_before) store(of.inner + unit, cell.inner[m]);
     }
   }
 
   const T* peephole(int64_t p) const { return f.packed + at.diagonals + p * Cell::diagonals * L; }
 
-  // Those of the input side, in the order of the parameters.
-  template <int FIRST, int COUNT>
-  void put_gate_gradients(int64_t slot, int64_t p) const {
-    const int lanes = int(std::min<int64_t>(L, H - p * L));
-    for (int g = std::max(FIRST, XF); g < std::min(FIRST + COUNT, XF + XN); ++g)
-      store(f.dgates + (tape_row[slot] * Cell::gates + Cell::gate[g]) * H + p * L,
-            load(da + (p * kSlots + slot) * S + g * L), lanes);
+  // The gate gradients of the input side, in the order of the parameters.
+  void put_gate_gradients(int64_t active) const {
+    for (int64_t r = 0; r < active; ++r)
+      for (int64_t p = 0; p < P; ++p)
+        for (int g = XF; g < XF + XN; ++g)
+          store(f.dgates + (tape_row[slots + r] * Cell::gates + Cell::gate[g]) * H + p * L,
+                load(da + (p * kSlots + slots + r) * S + g * L), int(std::min<int64_t>(L, H - p * L)));
   }
 
   // The gradient through U_n reaches the reset gate and the state before.
@@ -245,7 +265,6 @@ class BackwardChunk {
             load(reset, lanes), load(h_past[slot] + unit, lanes), load(d_inner + r * HP + unit), carried);
         store(dh + r * RP + unit, carried);
         store(da + (p * kSlots + slot) * S + L, da_r);
-        if (f.dgates) put_gate_gradients<1, 1>(slot, p);
       }
   }
 
