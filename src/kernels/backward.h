@@ -9,13 +9,6 @@
 namespace timelike {
 namespace TIMELIKE_ISA {
 
-// A product's tile of the weights' gradients has so many columns of x or h.
-constexpr int kColumnTile = TIMELIKE_REGISTERS / 16 * 3;
-
-inline int64_t whole_tiles(int64_t columns) {
-  return (columns + kColumnTile - 1) / kColumnTile * kColumnTile;
-}
-
 // Where the sums of one weight matrix stand, in packed order [panel][column][slots of the range][L].
 struct SumRegion {
   int64_t at, columns;
@@ -25,6 +18,10 @@ struct SumRegion {
 template <class Cell, class T>
 struct GradientLayout {
   static constexpr int L = Lanes<T>::count;
+  // A register tile of sums: so many columns of x or h, times the slots of so many panels as fill it.
+  static constexpr int sums_in_flight = TIMELIKE_REGISTERS * 3 / 4;
+  static constexpr int tile = sums_in_flight / (Cell::input.count == 1 ? 4 : Cell::input.count);
+  static constexpr int panels_at_a_time(int slots) { return std::max(1, sums_in_flight / (tile * slots)); }
   static constexpr bool ones_with_x = Cell::two_biases || Cell::reset_before;
   static constexpr bool ones_with_h = !Cell::reset_before;
   SumRegion x, h, inner;  // W; U; U_n of reset-before, or the projection
@@ -34,7 +31,7 @@ struct GradientLayout {
     const int64_t P = panels_of<T>(H);
     int64_t end = 0;
     const auto region = [&](int64_t panels, int64_t columns, int slots) {
-      const SumRegion made{end, columns ? whole_tiles(columns) : 0};
+      const SumRegion made{end, (columns + tile - 1) / tile * tile};
       end += panels * made.columns * slots * L;
       return made;
     };
@@ -52,6 +49,8 @@ class BackwardChunk {
   static constexpr int64_t S = SLOTS * L;
   static constexpr int XF = Cell::input.first, XN = Cell::input.count;
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
+  using Sums = GradientLayout<Cell, T>;
+  static constexpr int kColumnTile = Sums::tile;
   static constexpr bool dh_in_parts = Cell::reads_state;  // a part of dh_{t-1} takes no product
   // Gate gradients are gathered for this many rows before they are multiplied with inputs and states: one
   // panel of them (18 KiB) stays in the L1 cache.
@@ -68,7 +67,7 @@ class BackwardChunk {
   const int64_t n;
   const int64_t D, H, R, P, HP, RP;
   const BackwardLayout<Cell, T> at;
-  const GradientLayout<Cell, T> sum_at;
+  const Sums sum_at;
   T* sums;     // gradients of the parameters, added to
   T *dh, *dc;  // [n, RP], [n, HP] carried from step to step
   T* d_inner;  // [n, HP] gradient of what the second product took
@@ -275,10 +274,9 @@ class BackwardChunk {
       product<T>({da + XF * L, S, P, kSlots * S, XN * L}, slots, f.packed + at.W, to, D, f.add_dx);
     }
     if (sums) {
-      using Layout = GradientLayout<Cell, T>;
       for (int64_t i = 0; i < slots; ++i) {
-        gather(f.x + row[i] * f.ldx, D, Layout::ones_with_x, x_tiles + i * kColumnTile);
-        gather(h_past[i], R, Layout::ones_with_h, h_tiles + i * kColumnTile);
+        gather(f.x + row[i] * f.ldx, D, Sums::ones_with_x, x_tiles + i * kColumnTile);
+        gather(h_past[i], R, Sums::ones_with_h, h_tiles + i * kColumnTile);
         if constexpr (Cell::projected || Cell::reset_before)
           gather(inner + i * HP, H, false, inner_tiles + i * kColumnTile);
       }
@@ -305,7 +303,7 @@ class BackwardChunk {
   // number and not with that of all rows.
   template <int COUNT, int64_t STEP>
   void add_products(const T* da_slots, int64_t panels, const T* tiles, SumRegion region) const {
-    constexpr int WIDE = COUNT == 1 ? 4 : COUNT == 2 ? 2 : 1;  // panels at a time
+    constexpr int WIDE = Sums::panels_at_a_time(COUNT);
     int64_t p = 0;
     for (; p + WIDE <= panels; p += WIDE) add_panels<COUNT, STEP, WIDE>(da_slots, p, tiles, region);
     for (; p < panels; ++p) add_panels<COUNT, STEP, 1>(da_slots, p, tiles, region);

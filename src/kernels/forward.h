@@ -34,7 +34,11 @@ class ForwardChunk {
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
   static constexpr bool one_line = XF == HF && XN == HN;  // lines of x and of h are alike
   // A tile of rows times panels fills the registers with sums.
-  static constexpr int kRows = TIMELIKE_REGISTERS / 16 * (SLOTS == 1 ? 6 : 3), kPanels = SLOTS == 1 ? 2 : 1;
+  static constexpr int kRows = TIMELIKE_REGISTERS / 16 *
+                               (SLOTS == 1 ? 6
+                                : XN == 3  ? 4
+                                           : 3),
+                       kPanels = SLOTS == 1 ? 2 : 1;
   static constexpr int kSinglePanels =
       SLOTS == 1 ? 8 : 2;  // one row alone: as many sums as hide their latency
   // Chunks this small spend their time waiting for the row before: their input products are summed ahead
@@ -52,11 +56,11 @@ class ForwardChunk {
   const int64_t D, H, R, P, HP, RP, lda;
   const ForwardLayout<Cell, T> at;
   const bool ahead;
-  T *state, *next;          // [n, lda], the row x | h
-  T* c;                     // [n, HP] of a cell with cell state
-  T* inner;                 // [n, HP] what the second product takes: m of a projection, r h of reset-before
-  T *open, *update;         // [n, HP] reset-before: the candidate's sum so far, and z
-  T *inputs, *sums;         // input products ahead: inputs [window n, D], sums [window n, P, S]
+  T *state, *next;   // [n, lda], the row x | h
+  T* c;              // [n, HP] of a cell with cell state
+  T* inner;          // [n, HP] what the second product takes: m of a projection, r h of reset-before
+  T *open, *update;  // [n, HP] reset-before: the candidate's sum so far, and z
+  T *inputs, *sums;  // input products ahead: inputs [window n, D], sums [window n, P, S]
   Place* place;      // [n] where this step's results go
   T** to;            // [n] where a product's rows go
 
