@@ -186,7 +186,17 @@ class Rows:
     array([3, 0, 2])
     """
 
-    __slots__ = ("_tape", "complete", "lengths", "n_rows", "n_tape_rows", "native", "start", "step")
+    __slots__ = (
+        "_tape",
+        "complete",
+        "lengths",
+        "n_rows",
+        "n_tape_rows",
+        "native",
+        "start",
+        "step",
+        "tape_steps",
+    )
 
     def __init__(self, start: Any, step: Any, lengths: Any, n_rows: int) -> None:
         self.start = _integers("start", start)
@@ -217,10 +227,10 @@ class Rows:
         self._bind()
 
     def _bind(self) -> None:
-        self._bind_tape(self.start, self.step, self.n_rows)
+        self._bind_tape(self.start, self.step, self.n_rows, len(self.step))
 
-    def _bind_tape(self, start: np.ndarray, step: np.ndarray, n_rows: int) -> None:
-        self._tape, self.n_tape_rows = (start, step), n_rows
+    def _bind_tape(self, start: np.ndarray, step: np.ndarray, n_rows: int, n_steps: int) -> None:
+        self._tape, self.n_tape_rows, self.tape_steps = (start, step), n_rows, n_steps
         a, c, lengths, tape_a, tape_c = (
             array.__array_interface__["data"][0]
             for array in (self.start, self.step, self.lengths, start, step)
@@ -244,7 +254,7 @@ class Rows:
         rows = Rows.__new__(Rows)
         rows.start, rows.step, rows.lengths = self.start, self.step, self.lengths
         rows.n_rows, rows.complete = self.n_rows, self.complete
-        rows._bind_tape(np.arange(B), np.arange(len(self.step)) % n_steps * B, n_steps * B)
+        rows._bind_tape(np.arange(B), np.arange(len(self.step)) % n_steps * B, n_steps * B, n_steps)
         return rows
 
     @property
@@ -394,9 +404,12 @@ class Packed:
         if (projection is not None) != kind.has_projection:
             raise ValueError("a projection is given to lstm_projected, and to no other cell")
         self.n_gates, self.has_cell_state = len(kind.gates), kind.has_cell_state
+        for name, matrix in (("W", W), ("U", U)):
+            if len(matrix.shape) != 2:
+                raise ValueError(f"{name}: shape {tuple(matrix.shape)}, expected two axes")
         (rows, D), (_, R) = (tuple(int(n) for n in weights.shape) for weights in (W, U))
-        if rows % self.n_gates:
-            raise ValueError(f"W: {rows} rows are not a multiple of {self.n_gates} gates")
+        if rows % self.n_gates or not rows:
+            raise ValueError(f"W: {rows} rows are not a positive multiple of {self.n_gates} gates")
         H = rows // self.n_gates
         if projection is None:
             R = H
@@ -487,6 +500,8 @@ def forward(
     """
     N, K, B, D, H, R = _sizes(weights, rows)
     t, end = weights.dtype, _checked_end(rows, begin, end)
+    if gates is not None or cells is not None or hidden is not None:
+        _refuse_long(rows, end - begin)
     tape = weights.n_tape_gates > 0
     if (gates is not None) != (cells is not None) and tape and weights.has_cell_state:
         raise ValueError("gates and cells are given together or not at all")
@@ -574,6 +589,7 @@ def backward(
     """
     N, K, B, D, H, R = _sizes(weights, rows)
     t, end, GH = weights.dtype, _checked_end(rows, begin, end), weights.n_gates * weights.units
+    _refuse_long(rows, end - begin)
     needed = {"dW": dW, "dU": dU}
     if CELLS[weights.cell].has_peephole:
         needed["dpeephole"] = dpeephole
@@ -628,6 +644,11 @@ def _checked_end(rows: Rows, begin: int, end: int | None) -> int:
     if not 0 <= begin <= end <= steps:
         raise ValueError(f"steps {begin} to {end}; possible: a range within 0..{steps}")
     return end
+
+
+def _refuse_long(rows: Rows, steps: int) -> None:
+    if steps > rows.tape_steps:
+        raise ValueError(f"a walk of {steps} steps on a tape of {rows.tape_steps}: take no more at a time")
 
 
 def _refuse_cells(weights: Packed, **buffers: Buffer | None) -> None:
