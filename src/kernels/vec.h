@@ -13,6 +13,14 @@
 
 #define TIMELIKE_INLINE inline __attribute__((always_inline))
 
+// A loop over the registers of a tile. Where such a loop is not unrolled, its arrays live in memory instead
+// of registers; of their own accord compilers unroll only short ones.
+#ifdef __clang__
+#define TIMELIKE_EACH(i, count) _Pragma("clang loop unroll(full)") for (int i = 0; i < (count); ++i)
+#else
+#define TIMELIKE_EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); ++i)
+#endif
+
 namespace timelike {
 namespace TIMELIKE_ISA {
 
