@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,10 @@ from kernel_cases import CELLS, DTYPES, ISAS, Case, assert_same_bits
 LARGE = (400, 13, 9, 33, 20)  # B, T, D, H, R
 
 
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+
+
 def in_a_process(code: str) -> str:
     """Run code in a process of its own, which has not used any threads; what hangs fails.
 
@@ -24,7 +29,7 @@ def in_a_process(code: str) -> str:
     """
     head = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(ROOT / "tests")!r})
 from kernel_cases import Case, assert_same_bits
 case = Case("lstm", *{LARGE}, "float32")
 def threads():
@@ -166,3 +171,13 @@ def test_numbers_of_threads_that_make_no_sense_mean_one():
     for threads in (0, -1, -(2**31)):
         assert_same_bits(case.run(threads=threads), alone)
     assert np.isfinite(alone["y"]).all()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
+def test_the_pool_alone(tmp_path):
+    """Errors of tasks, several callers that wait at once: what no kernel can be brought to do."""
+    program, sources = tmp_path / "threads", ("tests/native/threads.cpp", "src/kernels/threads.cpp")
+    build = [COMPILER, "-std=c++17", "-O1", "-pthread", "-Isrc/kernels", *sources, "-o", str(program)]
+    subprocess.run(build, cwd=ROOT, check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

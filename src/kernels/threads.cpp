@@ -29,6 +29,7 @@ struct Job {
 class Pool {
  public:
   void run(Job& job) {
+    const int others = job.seats;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       if (job_) {  // busy with another caller's job
@@ -36,10 +37,10 @@ class Pool {
         work(job);
         return;
       }
-      start(job.seats);
+      start(others);
       job_ = &job;
     }
-    if (job.seats == 1)
+    if (others == 1)
       wake_.notify_one();
     else
       wake_.notify_all();
