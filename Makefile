@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := $(VENV)-bench
 KERNELS := $(wildcard src/kernels/* src/kernels/*/*)
 NATIVE := $(filter %.h %.cpp %.inl,$(KERNELS))
 SETUP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo tutorial test test-all lint format sanitize bench clean
+.PHONY: help setup demo tutorial test test-all lint format sanitize bench bench-peers clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP)  ## make the environment .venv and build the kernels into it
 
@@ -62,8 +63,18 @@ sanitize:  ## kernel tests under the address and undefined-behaviour sanitizers,
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONSAFEPATH=1 $(VENV)-sanitize/bin/python -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels.py
 
-bench: setup  ## the speed table of the README, measured here: each case checked, then timed in turn with its rivals
-	$(BIN)/python bench/layers.py
+bench: setup  ## how fast it is beside other libraries, measured here; BENCH='training --quick' chooses
+	$(BIN)/python -m bench $(BENCH)
+
+bench-peers: $(PEERS)/.installed  ## the libraries that `make bench` compares with, in an environment of their own
+
+# Two steps: TensorFlow wants older releases of some libraries than the gate runs with.
+$(PEERS)/.installed: constraints.txt bench/constraints-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c bench/constraints-peers.txt \
+	  jax tensorflow-cpu keras onnx onnxruntime
+	@touch $@
 
 clean:  ## remove environments, builds and runs
-	rm -rf $(VENV) $(VENV)-sanitize build dist examples/*/runs
+	rm -rf $(VENV) $(VENV)-sanitize $(PEERS) build dist examples/*/runs

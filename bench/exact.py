@@ -1,0 +1,128 @@
+"""What every contender is held to: the same case in float64.
+
+By PyTorch where it has the cell, else by `timelike.reference`, which shares nothing with the kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from bench.cases import Array, Case, arrays
+from bench.epochs import Epoch
+from bench.peers.loop import Loop
+from bench.peers.pytorch import PyTorch
+from timelike import reference
+
+__all__ = ["allowed", "check", "errors", "exact"]
+
+_OWN = ("ours", "session", "fit")  # the contenders that this project answers for
+
+
+@lru_cache(maxsize=2)
+def exact(case: Case | Epoch) -> dict[str, Array]:
+    """Results of a case, computed in float64 from the case's own numbers."""
+    if isinstance(case, Epoch):
+        return _losses(case, torch.float64)
+    theirs = _in_torch(replace(case, recompute=False), torch.float64)
+    return _by_the_reference(case) if theirs is None else theirs
+
+
+def errors(got: dict[str, Array], right: dict[str, Array]) -> dict[str, float]:
+    """Largest difference of each result, relative to the largest number in it; NaN where one is NaN."""
+    if got.keys() != right.keys():
+        raise ValueError(f"results are {sorted(got)}, expected {sorted(right)}")
+    for name in right:
+        if got[name].shape != right[name].shape:
+            raise ValueError(f"{name} has shape {got[name].shape}, expected {right[name].shape}")
+    return {name: float(np.max(np.abs(got[name] - right[name])) / np.max(np.abs(right[name]))) for name in right}
+
+
+@lru_cache(maxsize=1)
+def allowed(case: Case | Epoch) -> dict[str, float]:
+    """Error that ours may have: at most twice that of PyTorch's float32, scaled to the case's precision.
+
+    8 eps are for results that PyTorch happens to have exact. In float64 what ours is compared with has an
+    error of its own. For a cell that PyTorch lacks, its LSTM or GRU of the same size is the measure, and for
+    results that has not, the largest of its errors.
+    """
+    eps = float(np.finfo(case.dtype).eps)
+    if isinstance(case, Epoch):
+        found = errors(_losses(case, torch.float32), exact(case))
+        return {name: 2 * error + 8 * eps for name, error in found.items()}
+    nearest = replace(case, recompute=False, dtype="float32")
+    if not PyTorch(1).variants(nearest):
+        nearest = replace(nearest, cell=case.cell.split("_")[0])
+    theirs = _in_torch(nearest, torch.float32)
+    assert theirs is not None
+    found = errors(theirs, exact(nearest))
+    scale = eps / float(np.finfo(np.float32).eps)
+    factor = 2 if case.dtype == "float32" else 3
+    largest = max(found.values())
+    return {name: factor * scale * found.get(name, largest) + 8 * eps for name in exact(case)}
+
+
+def check(peer: str, case: Case | Epoch, results: dict[str, Array]) -> float:
+    """Give the largest error of a contender's results.
+
+    Ours must be as accurate as `allowed`. The accuracy of others is their own affair: half of the digits
+    tell that they compute the same thing.
+
+    Raises
+    ------
+    ValueError
+        If an error is larger than that, or not a number.
+    """
+    if case.kind == "matmul":  # no contender's, but what all are measured by
+        return 0.0
+    found = errors(results, exact(case))
+    half = float(np.finfo(case.dtype).eps) ** 0.5
+    limits = allowed(case) if peer in _OWN else dict.fromkeys(found, half)
+    for name, error in found.items():
+        if not error <= limits[name]:
+            raise ValueError(f"{case}: {name} is wrong, relative error {error:.1e}, limit {limits[name]:.1e}")
+    return max(found.values())
+
+
+def _losses(epoch: Epoch, dtype: torch.dtype) -> dict[str, Array]:
+    return Loop(1).prepare(epoch, "padded", dtype).results()
+
+
+def _in_torch(case: Case, dtype: torch.dtype) -> dict[str, Array] | None:
+    torchs = PyTorch(1)
+    variants = torchs.variants(case)
+    return torchs.prepare(case, variants[-1], dtype).results() if variants else None
+
+
+def _by_the_reference(case: Case) -> dict[str, Array]:
+    given = arrays(case)
+    if case.kind == "ragged":
+        offsets = np.concatenate([[0], np.cumsum(given["lengths"])])
+    else:
+        B, T = case.size.B, case.size.T
+        offsets = np.arange(B + 1) * T
+    rows = case.kind != "ragged"
+
+    def to_rows(values: Array) -> Array:
+        return values.swapaxes(0, 1).reshape(-1, values.shape[-1]) if rows else values
+
+    def from_rows(values: Array) -> Array:
+        return values.reshape(B, T, -1).swapaxes(0, 1) if rows else values
+
+    weights = [given[name] for name in ("W", "U", "b_ih", "b_hh")]
+    options = {name: given[name] for name in ("peephole", "projection") if name in given}
+    states = [given.get("h0")] + ([given.get("c0")] if case.has_cell_state else [])
+    run = reference.forward(case.cell, to_rows(given["x"]), offsets, *weights, *states, **options)
+    found = {"y": from_rows(run.y)}
+    if rows:
+        found |= {"hT": run.h_T} | ({"cT": run.c_T} if run.c_T is not None else {})
+    if case.trains:
+        upstream = [given.get("dhT")] + ([given.get("dcT")] if case.has_cell_state else [])
+        back = reference.backward(case.cell, run, to_rows(given["dy"]), *upstream)
+        found["dx"] = from_rows(back.dx)
+        names = ("dW", "dU", "db_ih", "db_hh", *(f"d{name}" for name in options))
+        found |= {name: getattr(back, name) for name in names}
+    return found

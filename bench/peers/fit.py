@@ -1,0 +1,76 @@
+"""The training loop of timelike itself, `timelike.fit`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bench.cases import Array
+from bench.epochs import CLASSES, FIRST, LEARNING_RATE, Epoch, events, weights
+from bench.peers.loop import Loop
+from bench.worker import Job
+from timelike import fit
+from timelike.config import AdamConfig, HeadConfig, NetworkConfig, RecurrentConfig, TrainingConfig
+from timelike.model import Network
+from timelike.nn import Ragged
+from timelike.progress import Silent
+from timelike.sequences import Sequences
+
+_NAMES = {
+    "W": "recurrent.0.weight_ih_l0",
+    "U": "recurrent.0.weight_hh_l0",
+    "b_ih": "recurrent.0.bias_ih_l0",
+    "b_hh": "recurrent.0.bias_hh_l0",
+    "V": "head.0.weight",
+    "b": "head.0.bias",
+}
+
+
+class Fit(Loop):
+    """The loop behind `timelike train`."""
+
+    def variants(self, epoch: Epoch) -> tuple[str, ...]:
+        return ("",)
+
+    def prepare(self, epoch: Epoch, variant: str, dtype: torch.dtype = torch.float32) -> Job:
+        x, offsets, labels = events(epoch)
+        config = TrainingConfig(
+            optimiser=AdamConfig(learning_rate=LEARNING_RATE), batch_size=epoch.size.B, clip_norm=None
+        )
+
+        def start() -> tuple[Network, torch.optim.Optimizer]:
+            layers = NetworkConfig(recurrent=(RecurrentConfig(units=epoch.size.H),), head=HeadConfig(units=()))
+            network = Network(layers, epoch.size.D, CLASSES, dtype=dtype)
+            given = weights(epoch)
+            network.load_state_dict({name: torch.from_numpy(given[n]) for n, name in _NAMES.items()})
+            return network, fit.make_optimiser(network, config)
+
+        batches = fit.ShuffledBatches(
+            Sequences(x, offsets, labels=labels),
+            np.ones(epoch.events),
+            batch_size=epoch.size.B,
+            dtype=dtype,
+            seed=epoch.seed,
+        )
+        network, optimiser = start()
+        schedule = fit._Schedule(optimiser, config, len(batches))
+
+        def results() -> dict[str, Array]:
+            model, adam = start()
+            losses = []
+            for first in range(0, FIRST * epoch.size.B, epoch.size.B):
+                cuts = offsets[first : first + epoch.size.B + 1]
+                rows = Ragged(torch.from_numpy(x[cuts[0] : cuts[-1]]), torch.from_numpy(cuts - cuts[0]))
+                chosen = torch.from_numpy(labels[first : first + epoch.size.B])
+                batch = fit.Batch(rows, chosen, torch.ones(len(chosen)))
+                losses.append(fit.train_step(model, adam, batch, config.clip_norm).item())
+            return {"losses": np.array(losses)}
+
+        def call() -> float:
+            return fit.run_epoch(network, batches, optimiser, schedule, config.clip_norm, 1, Silent())
+
+        return Job(call, results)
+
+
+def peer(threads: int) -> Fit:
+    return Fit(threads)

@@ -1,0 +1,56 @@
+"""A training step of an LSTM layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.cases import GRID, Case, Size, operations
+from bench.drive import Contender, Driver, Entry
+from bench.markdown import geometric_mean
+from bench.tables.common import Aim, comparison, fastest, quick_grid, race, ratio_to, sizes
+
+TITLE = "Training step"
+_PEERS = ("ours", "pytorch", "jax", "keras")
+
+
+def measure(driver: Driver, quick: bool) -> dict[str, Any]:
+    rows = []
+    for size in quick_grid(GRID, quick):
+        case, product = Case("training", size), Case("matmul", size)
+        row = race(driver, case, _PEERS, product=Entry(Contender("pytorch"), product))
+        rate = operations(product) / row["times"].pop("product")["seconds"]
+        row |= {"operations": operations(case), "product_rate": rate}
+        rows.append(row)
+    return {"rows": rows}
+
+
+def share(row: dict[str, Any]) -> float:
+    """Operations of ours per time, over those of a large matrix product."""
+    return row["operations"] / row["times"]["ours"]["seconds"] / row["product_rate"]
+
+
+def render(data: dict[str, Any]) -> str:
+    rows = data["rows"]
+    floor = [f"{1e3 * row['operations'] / row['product_rate']:.2g}" for row in rows]
+    shares = [f"{share(row):.0%}" for row in rows]
+    rates = [row["product_rate"] / 1e9 for row in rows]
+    return (
+        "Forward and backward of one LSTM layer with dx, dW, dU, db, for N(0, 1) gradients of every output; float32,\n"
+        "one thread. A ratio above 1 says that timelike is faster. JAX runs `lax.scan` under `jit` with `vjp`;\n"
+        "TensorFlow is `keras.layers.LSTM`, plain or compiled by XLA, whichever is faster. The floor is the time that\n"
+        f"the matrix products would take at the rate of one large product ({min(rates):.0f} to {max(rates):.0f} GFLOP/s\n"
+        "in these rows), and the share is floor over time.\n\n"
+    ) + comparison(rows, [sizes(rows)], [("floor, ms", [*floor, ""]), ("share", [*shares, ""])])
+
+
+def aims(data: dict[str, Any]) -> list[Aim]:
+    rows = data["rows"]
+    best = [ratio_to(row, fastest(row)) for row in rows]
+    torchs = [ratio_to(row, "pytorch") for row in rows]
+    wide = [share(row) for row in rows if Size(*row["size"]).H >= 64 and Size(*row["size"]).B >= 32]
+    return [
+        Aim("training step, against the fastest of each row", 2.2, geometric_mean(best)),
+        Aim("the same, worst row", 1.0, min((r for r in best if r), default=None)),
+        Aim("training step, against torch", 3.0, geometric_mean(torchs)),
+        Aim("share of peak in training, worst row with H >= 64 and B >= 32", 0.6, min(wide, default=None), unit="of peak"),
+    ]
