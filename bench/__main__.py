@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.aims import summary
-from bench.drive import ROOT, Driver, Failure
+from bench.drive import ROOT, Driver, Failure, absent, installed
 from bench.report import section, write
 from bench.tables import TABLES
 
 
-def main() -> None:
-    options = arguments()
+def main(given: list[str] | None = None) -> None:
+    options = arguments(given)
     if options.load:
         numbers = json.loads(options.load.read_text(encoding="utf-8"))
         for name, data in numbers["tables"].items():
@@ -32,7 +32,7 @@ def main() -> None:
         write(numbers, ROOT / "docs")
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description="How fast timelike is beside other libraries.")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; by default all")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each library and row, by default 1")
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="where numbers go")
     parser.add_argument("--load", type=Path, metavar="JSON", help="show these numbers, measure nothing")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md and docs/bench.png")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     unknown = [name for name in options.tables if name not in TABLES]
     if unknown:
         fail(f"there is no table {unknown[0]!r}; possible: {', '.join(TABLES)}")
@@ -60,11 +60,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the tables, and print each when it is done."""
     chosen = [name for name in TABLES if name in options.tables or not options.tables]
     seconds, rounds = (0.1, 3) if options.quick else (options.seconds, 9)
-    with Driver(seconds, rounds) as driver:
-        absent = driver.absent()
-        if absent:
-            print(f"not installed, left out: {', '.join(absent)} (make bench-peers)\n", file=sys.stderr)
-        tables = {}
+    interpreters = installed()
+    if missing := absent(interpreters):
+        print(f"not installed, left out: {', '.join(missing)} (make bench-peers)\n", file=sys.stderr)
+    tables = {}
+    with Driver(seconds, rounds, interpreters) as driver:
         try:
             for name in chosen:
                 print(TABLES[name].TITLE, file=sys.stderr)

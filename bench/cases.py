@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GRID", "PROBE", "SEQUENCE", "STEP", "Case", "Size", "arrays", "operations"]
+__all__ = ["GRID", "PARAMETERS", "PROBE", "SEQUENCE", "STEP", "Case", "Size", "arrays", "operations"]
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +46,14 @@ STEP = Size(1, 1, 16, 32)
 SEQUENCE = Size(1, 20, 6, 20)
 PROBE = 1024  # rows and columns of the matrix product that stands for the peak of the processor
 
+PARAMETERS = {  # the weights of a case, by the names of `torch.nn` and `timelike.nn`
+    "W": "weight_ih_l0",
+    "U": "weight_hh_l0",
+    "b_ih": "bias_ih_l0",
+    "b_hh": "bias_hh_l0",
+    "peephole": "weight_peephole_l0",
+    "projection": "weight_hr_l0",
+}
 _GATES = {"rnn": 1, "lstm_coupled": 3, "gru": 3, "lstm": 4}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,11 +23,10 @@ from bench.cases import Case
 from bench.epochs import Epoch
 from bench.exact import check
 
-__all__ = ["PEERS", "Contender", "Driver", "Entry", "Failure", "Timing"]
+__all__ = ["PEERS", "Contender", "Driver", "Entry", "Failure", "Timing", "absent", "installed"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _PINS = hasattr(os, "sched_setaffinity")
-_ROUNDS = 9
 _SAMPLE = 1e-3  # seconds that a sample takes at least: the clock's own time is a microsecond
 _LONG = 0.05  # seconds after which it makes no difference whose the caches were
 _SLOWER = 1.5  # a variant that takes so many times as long as another of its library is timed no further
@@ -39,7 +39,7 @@ class _Peer(NamedTuple):
 
 PEERS = {
     "ours": _Peer("timelike", ("timelike", "torch")),
-    "session": _Peer("timelike, prepared", ("timelike.runtime",)),
+    "session": _Peer("timelike, prepared", ("timelike",)),
     "pytorch": _Peer("torch", ("torch",)),
     "jax": _Peer("JAX", ("jax",)),
     "keras": _Peer("TensorFlow", ("tensorflow", "keras")),
@@ -103,6 +103,7 @@ class _Process:
         processors = sorted(os.sched_getaffinity(0))[-contender.threads :] if _PINS else []
 
         def pin() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when this process does
             if processors:
                 os.sched_setaffinity(0, processors)
 
@@ -130,9 +131,8 @@ class _Process:
         return answer
 
     def stop(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        """End it by the end of its requests."""
+        self._process.communicate()
 
 
 @dataclass
@@ -145,22 +145,15 @@ class Driver:
         Time spent on each contender and row.
     rounds : int
         Turns of each contender in that time.
+    interpreters : dict
+        The Python of each peer that is there, as `installed` finds them.
     """
 
     seconds: float
-    rounds: int = _ROUNDS
-    interpreters: dict[str, str] = field(default_factory=dict)  # of the peers that are there
+    rounds: int
+    interpreters: dict[str, str]
     _processes: dict[Contender, _Process] = field(default_factory=dict)
     _errors: dict[_Run, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        theirs = str(ROOT / ".venv-bench" / "bin" / "python")
-        for name, peer in PEERS.items():
-            ours = peer.modules[0].startswith("timelike")
-            for interpreter in [sys.executable] if ours else [theirs, sys.executable]:
-                if Path(interpreter).exists() and _has(interpreter, peer.modules):
-                    self.interpreters[name] = interpreter
-                    break
 
     def __enter__(self) -> Driver:
         return self
@@ -172,10 +165,6 @@ class Driver:
     def present(self, peers: Iterable[str]) -> list[str]:
         """Those of the peers that are installed."""
         return [peer for peer in peers if peer in self.interpreters]
-
-    def absent(self) -> list[str]:
-        """Names of those that are not installed."""
-        return [peer.name for name, peer in PEERS.items() if name not in self.interpreters]
 
     def versions(self) -> dict[str, str]:
         """Versions of all libraries that ran."""
@@ -262,6 +251,27 @@ class Driver:
         return taken
 
 
-def _has(interpreter: str, modules: Sequence[str]) -> bool:
-    code = "import importlib.util as u, sys; sys.exit(not all(u.find_spec(m) for m in sys.argv[1:]))"
-    return subprocess.run([interpreter, "-c", code, *modules], check=False, cwd=ROOT).returncode == 0
+def installed() -> dict[str, str]:
+    """Find the Python that each peer runs in: that of `.venv-bench`, or this one; this one for ours."""
+    theirs = ROOT / ".venv-bench" / "bin" / "python"
+    found: dict[str, str] = {}
+    for interpreter in [sys.executable, *([str(theirs)] if theirs.exists() else [])]:
+        there = _modules(interpreter)
+        for name, peer in PEERS.items():
+            ours = "timelike" in peer.modules
+            if there.issuperset(peer.modules) and (interpreter == sys.executable or not ours):
+                found[name] = interpreter
+    return found
+
+
+def absent(interpreters: dict[str, str]) -> list[str]:
+    """Modules of the peers that are not there."""
+    return list(dict.fromkeys(m for name, p in PEERS.items() if name not in interpreters for m in p.modules))
+
+
+def _modules(interpreter: str) -> set[str]:
+    """Those modules of all peers that an interpreter can import."""
+    wanted = {module for peer in PEERS.values() for module in peer.modules}
+    code = "import importlib.util as u, sys; print(*(m for m in sys.argv[1:] if u.find_spec(m)))"
+    run = subprocess.run([interpreter, "-c", code, *wanted], check=True, capture_output=True, text=True)
+    return set(run.stdout.split())

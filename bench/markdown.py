@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.cases import Size
 
-__all__ = ["figure", "geometric_mean", "milliseconds", "ratio", "size_of", "table"]
+__all__ = ["figure", "geometric_mean", "milliseconds", "paragraph", "ratio", "size_of", "table"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -24,18 +26,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([text(lines[0]), text(rule), *map(text, lines[1:])])
 
 
+def paragraph(*sentences: str) -> str:
+    """Sentences as lines of text, and an empty line after them."""
+    return textwrap.fill(" ".join(sentences), 118, break_long_words=False, break_on_hyphens=False) + "\n\n"
+
+
 def size_of(row: dict[str, Any]) -> str:
     return str(Size(*row["size"]))
 
 
 def figure(value: float) -> str:
     """Three digits, without an exponent."""
-    digits = 2
-    while digits > 0 and abs(value) >= 10 ** (3 - digits):
-        digits -= 1
-    if 0 < abs(value) < 0.1:
-        return f"{value:.3g}"
-    return f"{value:,.{digits}f}".replace(",", " ")
+    digits = 2 - math.floor(math.log10(abs(float(f"{value:.2e}")))) if value else 2
+    return f"{value:,.{max(0, digits)}f}".replace(",", " ")
 
 
 def milliseconds(timing: dict[str, Any] | None) -> str:
@@ -43,7 +46,7 @@ def milliseconds(timing: dict[str, Any] | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if value < 9.995 else figure(value)
+    return "-" if value is None else f"{value:.2f}" if value < 1 else figure(value)
 
 
 def geometric_mean(values: Iterable[float | None]) -> float | None:

@@ -61,10 +61,16 @@ def draw(tables: dict[str, Any], path: Path) -> None:
             _panel(axis, title, lines)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        peers = [p for p in _LOOK if any(p == peer for _, lines in panels for line in lines for peer, _ in line.ratios)]
+        peers = [
+            p
+            for p in _LOOK
+            if any(p == peer for _, lines in panels for line in lines for peer, _ in line.ratios)
+        ]
         figure.suptitle("Times as fast as", x=0.02, ha="left", fontsize=13, fontweight="bold")
         handles = [
-            Line2D([], [], color=_LOOK[p][0], marker=_LOOK[p][1], linestyle="", markersize=8, label=PEERS[p].name)
+            Line2D(
+                [], [], color=_LOOK[p][0], marker=_LOOK[p][1], linestyle="", markersize=8, label=PEERS[p].name
+            )
             for p in peers
         ]
         figure.legend(
@@ -114,7 +120,8 @@ def _by_size(ours: str) -> Callable[[dict[str, Any]], list[_Line]]:
 
     def lines(data: dict[str, Any]) -> list[_Line]:
         return [
-            _Line(size_of(row), _ratios(row, ours if ours in row["times"] else "ours")) for row in data["rows"]
+            _Line(size_of(row), _ratios(row, ours if ours in row["times"] else "ours"))
+            for row in data["rows"]
         ]
 
     return lines

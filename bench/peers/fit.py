@@ -39,7 +39,9 @@ class Fit(Loop):
         )
 
         def start() -> tuple[Network, torch.optim.Optimizer]:
-            layers = NetworkConfig(recurrent=(RecurrentConfig(units=epoch.size.H),), head=HeadConfig(units=()))
+            layers = NetworkConfig(
+                recurrent=(RecurrentConfig(units=epoch.size.H),), head=HeadConfig(units=())
+            )
             network = Network(layers, epoch.size.D, CLASSES, dtype=dtype)
             given = weights(epoch)
             network.load_state_dict({name: torch.from_numpy(given[n]) for n, name in _NAMES.items()})

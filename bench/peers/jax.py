@@ -86,9 +86,7 @@ def _job(jax: Any, run: Callable[..., Any], arguments: tuple[Any, ...]) -> Job:
     return Job(call, results)
 
 
-def lstm(
-    jax: Any, weights: Any, x: Any, states: Any, *, ahead: bool, unroll: int
-) -> tuple[Any, Any, Any]:
+def lstm(jax: Any, weights: Any, x: Any, states: Any, *, ahead: bool, unroll: int) -> tuple[Any, Any, Any]:
     """Outputs y [T, B, H] and the last states [B, H]; x [T, B, D]."""
     W, U, b_ih, b_hh = weights
     sigmoid, tanh = jax.nn.sigmoid, jax.numpy.tanh

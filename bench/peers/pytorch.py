@@ -10,17 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from bench.cases import PROBE, Array, Case, arrays
+from bench.cases import PARAMETERS, PROBE, Array, Case, arrays
 from bench.worker import Job
 
-_NAMES = {  # ours and torch's, of the parameters that any layer here may have
-    "W": "weight_ih_l0",
-    "U": "weight_hh_l0",
-    "b_ih": "bias_ih_l0",
-    "b_hh": "bias_hh_l0",
-    "peephole": "weight_peephole_l0",
-    "projection": "weight_hr_l0",
-}
 _CELLS: dict[str, Callable[..., nn.Module]] = {
     "rnn_tanh": nn.RNN,
     "rnn_relu": lambda *sizes: nn.RNN(*sizes, nonlinearity="relu"),
@@ -66,7 +58,7 @@ class PyTorch:
             for name, values in numbers.items()
         }
         module = self.module(case).to(dtype)
-        module.load_state_dict({_NAMES[name]: given[name] for name in _NAMES if name in given})
+        module.load_state_dict({PARAMETERS[name]: given[name] for name in PARAMETERS if name in given})
         if case.kind == "ragged":
             return self.ragged(module, given, variant)
         return inference(module, given) if case.kind in ("inference", "step") else training(module, given)
@@ -95,7 +87,9 @@ class PyTorch:
 def training(module: nn.Module, given: dict[str, Tensor]) -> Job:
     """Forward, and backward from the given gradients of all outputs."""
     x = given["x"].requires_grad_()
-    upstream = [given[name] if name == "dy" else given[name][None] for name in ("dy", "dhT", "dcT") if name in given]
+    upstream = [
+        given[name] if name == "dy" else given[name][None] for name in ("dy", "dhT", "dcT") if name in given
+    ]
     if not upstream:  # the case is the forward half
         return Job(lambda: module(x), dict)
 
@@ -182,8 +176,10 @@ def named_outputs(outputs: list[Tensor]) -> dict[str, Array]:
 
 def gradients(x: Tensor, module: nn.Module) -> dict[str, Array]:
     parameters = dict(module.named_parameters())
-    found = {"dx": x} | {f"d{name}": parameters[theirs] for name, theirs in _NAMES.items() if theirs in parameters}
-    return {name: np.array(v.grad) for name, v in found.items()}
+    found = {"dx": x} | {
+        f"d{name}": parameters[theirs] for name, theirs in PARAMETERS.items() if theirs in parameters
+    }
+    return {name: v.grad.numpy().copy() for name, v in found.items()}
 
 
 def _product(case: Case) -> Job:

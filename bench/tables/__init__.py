@@ -1,7 +1,7 @@
 """The tables, in the order in which they are measured and shown.
 
-Each module has `TITLE`; `measure(driver, quick)`, which gives what belongs into the JSON file; `render`, which
-makes Markdown of that; and `aims`, what the project wants of it, as `bench.aims.Aim`.
+Each module has `TITLE`; `measure(driver, quick)`, which gives what belongs into the JSON file; `render`,
+which makes Markdown of that; and `aims`, what the project wants of it.
 """
 
 from __future__ import annotations

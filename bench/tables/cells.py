@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.cases import GRID, Case
 from bench.drive import Driver
-from bench.markdown import geometric_mean, milliseconds, ratio, size_of, table
+from bench.markdown import geometric_mean, milliseconds, paragraph, ratio, size_of, table
 from bench.tables.common import Aim, quick_grid, race, ratio_to
 
 TITLE = "Cells"
@@ -45,10 +45,11 @@ def render(data: dict[str, Any]) -> str:
         for row in data["rows"]
     ]
     lines.append(["geometric mean", "", "", "", ratio(_mean(data))])
-    return (
-        "A training step as above; one thread, float32 unless it says float64. The last three cells have no rival:\n"
-        "torch has none of them.\n\n"
-    ) + table(["cell", "B, T, D, H", "timelike, ms", "torch, ms", "vs torch"], lines)
+    text = paragraph(
+        "A training step as above; one thread, float32 unless it says float64. The last three cells have",
+        "no rival: torch has none of them.",
+    )
+    return text + table(["cell", "B, T, D, H", "timelike, ms", "torch, ms", "vs torch"], lines)
 
 
 def _mean(data: dict[str, Any]) -> float | None:

@@ -14,6 +14,7 @@ from bench.markdown import geometric_mean, milliseconds, ratio, size_of, table
 __all__ = ["Aim", "Row", "comparison", "fastest", "peers_of", "race", "ratio_to", "say"]
 
 Row = dict[str, Any]  # of the JSON file: "size", and "times" by peer
+Column = tuple[str, list[str]]  # a heading, and a cell for each line of a table
 
 
 class Aim(NamedTuple):
@@ -57,30 +58,39 @@ def fastest(row: Row, ours: Sequence[str] = ("ours", "session")) -> str | None:
 
 
 def comparison(
-    rows: Sequence[Row], first: Sequence[tuple[str, list[str]]], more: Sequence[tuple[str, list[str]]] = ()
+    rows: Sequence[Row],
+    first: Sequence[Column],
+    against: Sequence[tuple[str, str]],
+    more: Sequence[Column] = (),
 ) -> str:
-    """Times of all peers, ratios to each rival and to the fastest, and their geometric means.
+    """Make a table of the times of all peers, and of ratios with their geometric means.
 
-    `first` and `more` are the columns before and after those: a heading, and a cell for each row.
+    Parameters
+    ----------
+    rows : sequence of Row
+    first, more : sequence of Column
+        What stands before and after these.
+    against : sequence of tuple
+        Which of ours is compared with which rival, or with the fastest; where both are there.
     """
     peers = peers_of(rows)
-    rivals = [peer for peer in peers if peer not in ("ours", "session")]
     columns = [*first]
-    columns += [(f"{PEERS[p].name}, ms", [milliseconds(row["times"].get(p)) for row in rows] + [""]) for p in peers]
-    for ours in [peer for peer in ("ours", "session") if peer in peers]:
-        sign = "prepared " if ours == "session" else ""
-        for rival in rivals:
-            values = [ratio_to(row, rival, ours) for row in rows]
-            cells = [ratio(v) for v in [*values, geometric_mean(values)]]
-            columns.append((f"{sign}vs {PEERS[rival].name}", cells))
-        if len(rivals) > 1:
-            values = [ratio_to(row, fastest(row), ours) for row in rows]
-            columns.append((f"{sign}vs fastest", [ratio(v) for v in [*values, geometric_mean(values)]]))
+    for peer in peers:
+        columns.append(
+            (f"{PEERS[peer].name}, ms", [milliseconds(row["times"].get(peer)) for row in rows] + [""])
+        )
+    for ours, rival in against:
+        values = [ratio_to(row, fastest(row) if rival == "fastest" else rival, ours) for row in rows]
+        if all(value is None for value in values):
+            continue
+        name = "fastest" if rival == "fastest" else PEERS[rival].name
+        head = f"prepared vs {name}" if ours == "session" else f"vs {name}"
+        columns.append((head, [ratio(value) for value in [*values, geometric_mean(values)]]))
     columns += more
     return table([head for head, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
 
-def sizes(rows: Sequence[Row]) -> tuple[str, list[str]]:
+def sizes(rows: Sequence[Row]) -> Column:
     """The first column of most tables."""
     return "B, T, D, H", [*(size_of(row) for row in rows), "geometric mean"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.drive import Contender, Driver, Entry
 from bench.epochs import EPOCHS
-from bench.markdown import geometric_mean, milliseconds, ratio, size_of, table
+from bench.markdown import geometric_mean, milliseconds, paragraph, ratio, size_of, table
 from bench.tables.common import Aim, ratio_to, say
 
 TITLE = "Training epoch"
@@ -36,19 +36,24 @@ def render(data: dict[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return (
-        "An epoch of training a classifier (LSTM, last state, two logits; cross entropy, Adam) on sequences of lengths\n"
-        "uniform in 1 .. T, in memory, B sequences in a batch, shuffled; float32, one thread. timelike runs the loop of\n"
-        "`timelike train`; PyTorch a `DataLoader` with `pad_sequence`, `nn.LSTM` on the padded or the packed batch, whichever\n"
-        "is faster, and `Adam`; Keras `fit` with a mask, plain or compiled by XLA. All start from the same weights, and\n"
-        "have the same losses in the first batches.\n\n"
-    ) + table(
-        ["B, T, D, H", "events", *(f"{_PEERS[p]}, ms" for p in there), *(f"vs {_PEERS[p]}" for p in there[1:])], lines
+    text = paragraph(
+        "An epoch of training a classifier (LSTM, last state, two logits; cross entropy, Adam) on",
+        "sequences of lengths uniform in 1 .. T, in memory, B sequences in a batch, shuffled; float32,",
+        "one thread. timelike runs the loop of `timelike train`; PyTorch a `DataLoader` with",
+        "`pad_sequence`, `nn.LSTM` on the padded or the packed batch, whichever is faster, and `Adam`;",
+        "Keras `fit` with a mask, plain or compiled by XLA. All start from the same weights, and have the",
+        "same losses in the first batches.",
     )
+    times, ratios = [f"{_PEERS[p]}, ms" for p in there], [f"vs {_PEERS[p]}" for p in there[1:]]
+    return text + table(["B, T, D, H", "events", *times, *ratios], lines)
 
 
 def aims(data: dict[str, Any]) -> list[Aim]:
     return [
-        Aim(f"training epoch, against {_PEERS[peer]}", 4.0, geometric_mean(ratio_to(row, peer, "fit") for row in data["rows"]))
+        Aim(
+            f"training epoch, against {_PEERS[peer]}",
+            4.0,
+            geometric_mean(ratio_to(row, peer, "fit") for row in data["rows"]),
+        )
         for peer in ("loop", "keras_fit")
     ]

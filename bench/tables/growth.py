@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.cases import Case, Size
 from bench.drive import Contender, Driver, Entry
-from bench.markdown import figure, size_of, table
+from bench.markdown import figure, paragraph, size_of, table
 from bench.tables.common import Aim, say
 from bench.tables.memory import peak
 
@@ -29,7 +29,9 @@ def times(driver: Driver, size: Size) -> dict[str, Any]:
     say(f"  growth {size}")
     cases = {name: Case("training", size, recompute=name == "recompute") for name in _WAYS}
     peers = {name: "ours" if name == "recompute" else name for name in _WAYS}
-    entries = {name: Entry(Contender(peers[name]), cases[name]) for name in _WAYS if driver.present([peers[name]])}
+    entries = {
+        name: Entry(Contender(peers[name]), cases[name]) for name in _WAYS if driver.present([peers[name]])
+    }
     found = driver.race(entries)
     return {"size": list(size), "times": {name: asdict(timing) for name, timing in found.items()}}
 
@@ -48,23 +50,29 @@ def render(data: dict[str, Any]) -> str:
         return [name for name in _WAYS if any(name in row["times"] for row in rows)]
 
     def columns(row: dict[str, Any], names: list[str]) -> list[str]:
-        return [size_of(row), *(figure(1e6 * per_row(row, name)) if name in row["times"] else "-" for name in names)]
+        return [
+            size_of(row),
+            *(figure(1e6 * per_row(row, name)) if name in row["times"] else "-" for name in names),
+        ]
 
     lengths, batches = data["lengths"], data["batches"]
     long, wide = there(lengths), there(batches)
-    memory = [[figure(row["peaks"][name] / 1e6) if name in row["peaks"] else "-" for name in long] for row in lengths]
-    return (
-        "A training step of an LSTM layer, float32, one thread: time for one step of one sequence, and growth of the\n"
-        "process's peak.\n\n"
-        + table(
-            ["B, T, D, H", *(f"{_WAYS[n]}, us per step" for n in long), *(f"{_WAYS[n]}, MB" for n in long)],
-            [columns(row, long) + cells for row, cells in zip(lengths, memory, strict=True)],
-        )
-        + "\n\n"
-        + table(
-            ["B, T, D, H", *(f"{_WAYS[n]}, us per step" for n in wide)], [columns(row, wide) for row in batches]
-        )
+    memory = [
+        [figure(row["peaks"][name] / 1e6) if name in row["peaks"] else "-" for name in long]
+        for row in lengths
+    ]
+    text = paragraph(
+        "A training step of an LSTM layer, float32, one thread: time for one step of one sequence, and",
+        "growth of the process's peak.",
     )
+    by_length = table(
+        ["B, T, D, H", *(f"{_WAYS[n]}, us per step" for n in long), *(f"{_WAYS[n]}, MB" for n in long)],
+        [columns(row, long) + cells for row, cells in zip(lengths, memory, strict=True)],
+    )
+    by_batch = table(
+        ["B, T, D, H", *(f"{_WAYS[n]}, us per step" for n in wide)], [columns(row, wide) for row in batches]
+    )
+    return f"{text}{by_length}\n\n{by_batch}"
 
 
 def aims(data: dict[str, Any]) -> list[Aim]:

@@ -6,12 +6,15 @@ from typing import Any
 
 from bench.cases import GRID, SEQUENCE, STEP, Case
 from bench.drive import PEERS, Driver
-from bench.markdown import figure, geometric_mean, ratio, table
+from bench.markdown import figure, geometric_mean, paragraph, table
 from bench.tables.common import Aim, comparison, peers_of, quick_grid, race, ratio_to, sizes
 
 TITLE = "Inference"
 _PEERS = ("ours", "session", "pytorch", "onnxruntime", "jax", "keras")
-_SMALL = {"one step, 16 -> 32, states in and out": Case("step", STEP), "one sequence of 20 steps, 6 -> 20": Case("inference", SEQUENCE)}
+_SMALL = {
+    "one step, 16 -> 32, states in and out": Case("step", STEP),
+    "one sequence of 20 steps, 6 -> 20": Case("inference", SEQUENCE),
+}
 
 
 def measure(driver: Driver, quick: bool) -> dict[str, Any]:
@@ -25,14 +28,31 @@ def render(data: dict[str, Any]) -> str:
     rows, small = data["rows"], data["small"]
     peers = peers_of(small)
     times = [
-        [row["what"], *(figure(1e6 * row["times"][p]["seconds"]) if p in row["times"] else "-" for p in peers)]
+        [
+            row["what"],
+            *(figure(1e6 * row["times"][p]["seconds"]) if p in row["times"] else "-" for p in peers),
+        ]
         for row in small
     ]
+    text = paragraph(
+        "Forward of one LSTM layer; float32, one thread. ONNX Runtime runs a model of one LSTM node,",
+        'called with arrays or with bound memory, whichever is faster. "Prepared" is `timelike.runtime`,',
+        "without PyTorch; all else is as in training.",
+    )
+    against = [
+        ("ours", "pytorch"),
+        ("ours", "onnxruntime"),
+        ("session", "onnxruntime"),
+        ("session", "fastest"),
+    ]
+    small_text = paragraph(
+        "Small calls from Python, in microseconds; a step is handed states, and gives them."
+    )
     return (
-        "Forward of one LSTM layer; float32, one thread. ONNX Runtime runs a model of one LSTM node, called with arrays or\n"
-        "with bound memory, whichever is faster. \"timelike, prepared\" is `timelike.runtime`, all else as in training.\n\n"
-        + comparison(rows, [sizes(rows)])
-        + "\n\nSmall calls, from Python, microseconds:\n\n"
+        text
+        + comparison(rows, [sizes(rows)], against)
+        + "\n\n"
+        + small_text
         + table(["one call", *(PEERS[peer].name for peer in peers)], times)
     )
 
@@ -40,7 +60,9 @@ def render(data: dict[str, Any]) -> str:
 def aims(data: dict[str, Any]) -> list[Aim]:
     ours = "session" if "session" in peers_of(data["rows"]) else "ours"
     ratios = [ratio_to(row, "onnxruntime", ours) for row in data["rows"]]
-    step, sequence = (1e6 * row["times"][ours]["seconds"] if ours in row["times"] else None for row in data["small"])
+    step, sequence = (
+        1e6 * row["times"][ours]["seconds"] if ours in row["times"] else None for row in data["small"]
+    )
     return [
         Aim("inference, against ONNX Runtime", 1.6, geometric_mean(ratios)),
         Aim("the same, worst row", 1.0, min((r for r in ratios if r), default=None)),

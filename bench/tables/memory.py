@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.cases import GRID, Case, Size
 from bench.drive import Contender, Driver
-from bench.markdown import figure, size_of, table
+from bench.markdown import figure, paragraph, size_of, table
 from bench.tables.common import Aim, quick_grid, say
 
 TITLE = "Memory"
@@ -45,7 +45,11 @@ def numbers(row: dict[str, Any], name: str) -> float | None:
 def render(data: dict[str, Any]) -> str:
     rows = data["rows"]
     there = [name for name in _WAYS if any(name in row["peaks"] for row in rows)]
-    head = ["B, T, D, H", *(f"{_WAYS[name]}, MB" for name in there), *(f"{_WAYS[name]}, numbers" for name in there)]
+    head = [
+        "B, T, D, H",
+        *(f"{_WAYS[name]}, MB" for name in there),
+        *(f"{_WAYS[name]}, numbers" for name in there),
+    ]
     lines = [
         [
             size_of(row),
@@ -54,11 +58,13 @@ def render(data: dict[str, Any]) -> str:
         ]
         for row in rows
     ]
-    return (
-        "How far the peak of a process rises in its first training step of an LSTM layer, float32, one thread: inputs,\n"
-        "weights and upstream gradients lie ready. Numbers: what a row (a step of a sequence) takes per unit beside y\n"
-        "and dx, from the difference of T and 2 T steps, in which weights and libraries cancel.\n\n"
-    ) + table(head, lines)
+    text = paragraph(
+        "How far the peak of a process rises in its first training step of an LSTM layer, float32, one",
+        "thread: inputs, weights and upstream gradients lie ready. Numbers: what a row (a step of a",
+        "sequence) takes per unit beside y and dx, from the difference of T and 2 T steps, in which",
+        "weights and libraries cancel.",
+    )
+    return text + table(head, lines)
 
 
 def aims(data: dict[str, Any]) -> list[Aim]:

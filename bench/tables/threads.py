@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.cases import GRID, Case
 from bench.drive import Contender, Driver, Entry, Failure
-from bench.markdown import geometric_mean, milliseconds, ratio, size_of, table
+from bench.markdown import geometric_mean, milliseconds, paragraph, ratio, size_of, table
 from bench.tables.common import Aim, quick_grid, say
 
 TITLE = "Threads"
@@ -62,10 +62,12 @@ def render(data: dict[str, Any]) -> str:
     lines.append(["geometric mean", "", "", ours, "", "", torchs, ""])
     counts = ", ".join(map(str, data["counts"]))
     head = ["B, T, D, H", "timelike 1, ms", "2", "gain", "torch 1, ms", "2", "gain", "same bits"]
-    return (
-        "A training step of an LSTM layer by one thread and by two, float32, wall time. The last column says whether all\n"
-        f"outputs and gradients of timelike are the same with {counts} threads, to the bit.\n\n"
-    ) + table(head, lines)
+    text = paragraph(
+        "A training step of an LSTM layer by one thread and by two, float32, wall time. The last column",
+        f"says whether all outputs and gradients of timelike are the same with {counts} threads, to the",
+        "bit.",
+    )
+    return text + table(head, lines)
 
 
 def gain(row: dict[str, Any], peer: str) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.cases import GRID, Case, Size, operations
 from bench.drive import Contender, Driver, Entry
-from bench.markdown import geometric_mean
+from bench.markdown import figure, geometric_mean, paragraph
 from bench.tables.common import Aim, comparison, fastest, quick_grid, race, ratio_to, sizes
 
 TITLE = "Training step"
@@ -31,16 +31,22 @@ def share(row: dict[str, Any]) -> float:
 
 def render(data: dict[str, Any]) -> str:
     rows = data["rows"]
-    floor = [f"{1e3 * row['operations'] / row['product_rate']:.2g}" for row in rows]
+    floor = [figure(1e3 * row["operations"] / row["product_rate"]) for row in rows]
     shares = [f"{share(row):.0%}" for row in rows]
     rates = [row["product_rate"] / 1e9 for row in rows]
-    return (
-        "Forward and backward of one LSTM layer with dx, dW, dU, db, for N(0, 1) gradients of every output; float32,\n"
-        "one thread. A ratio above 1 says that timelike is faster. JAX runs `lax.scan` under `jit` with `vjp`;\n"
-        "TensorFlow is `keras.layers.LSTM`, plain or compiled by XLA, whichever is faster. The floor is the time that\n"
-        f"the matrix products would take at the rate of one large product ({min(rates):.0f} to {max(rates):.0f} GFLOP/s\n"
-        "in these rows), and the share is floor over time.\n\n"
-    ) + comparison(rows, [sizes(rows)], [("floor, ms", [*floor, ""]), ("share", [*shares, ""])])
+    text = paragraph(
+        "Forward and backward of one LSTM layer with dx, dW, dU, db, for N(0, 1) gradients of every",
+        "output; float32, one thread. A ratio above 1 says that timelike is faster. JAX runs `lax.scan`",
+        "under `jit` with `vjp`; TensorFlow is `keras.layers.LSTM`, plain or compiled by XLA, whichever",
+        "is faster. The floor is the time of the matrix products at the rate of one large product",
+        f"({min(rates):.0f} to {max(rates):.0f} GFLOP/s in these rows), and the share is floor over time.",
+    )
+    return text + comparison(
+        rows,
+        [sizes(rows)],
+        [("ours", rival) for rival in (*_PEERS[1:], "fastest")],
+        [("floor, ms", [*floor, ""]), ("share", [*shares, ""])],
+    )
 
 
 def aims(data: dict[str, Any]) -> list[Aim]:
@@ -52,5 +58,10 @@ def aims(data: dict[str, Any]) -> list[Aim]:
         Aim("training step, against the fastest of each row", 2.2, geometric_mean(best)),
         Aim("the same, worst row", 1.0, min((r for r in best if r), default=None)),
         Aim("training step, against torch", 3.0, geometric_mean(torchs)),
-        Aim("share of peak in training, worst row with H >= 64 and B >= 32", 0.6, min(wide, default=None), unit="of peak"),
+        Aim(
+            "share of peak in training, worst row with H >= 64 and B >= 32",
+            0.6,
+            min(wide, default=None),
+            unit="of peak",
+        ),
     ]
