@@ -38,7 +38,7 @@ def render(data: dict[str, Any]) -> str:
         [
             row["what"],
             size_of(row),
-            milliseconds(row["times"]["ours"]),
+            milliseconds(row["times"].get("ours")),
             milliseconds(row["times"].get("pytorch")),
             ratio(ratio_to(row, "pytorch")),
         ]
