@@ -383,12 +383,14 @@ void write_gradients(const Backward<T>& f, const T* sums) {
       f.dpeephole[d * f.H + unit] = sums[at.diagonals + (unit / L * Cell::diagonals + d) * L + unit % L];
 }
 
-// Chunks share the sums of a task, and tasks their number: enough steps each that adding up their sums costs
-// little, and sums that fit into memory. All this depends on the batch alone.
+// Each task has sums of its own, for one chunk or several: enough steps that adding up the sums of all tasks
+// costs little, and sums that fit into memory. All this depends on the batch alone.
 inline int64_t tasks_of(const Batch& batch, int64_t bytes_of_sums) {
   constexpr int64_t enough_steps = 288, most_bytes = int64_t(64) << 20;
-  const int64_t by_steps = batch.steps() / enough_steps, by_memory = most_bytes / bytes_of_sums;
-  return std::max<int64_t>(1, std::min({batch.chunks, by_steps, std::max<int64_t>(2, by_memory)}));
+  const int64_t most = std::min(batch.steps() / enough_steps, std::max<int64_t>(2, most_bytes / bytes_of_sums));
+  int64_t tasks = batch.chunks;
+  while (tasks > 1 && tasks > most) tasks = (tasks + 1) / 2;
+  return std::max<int64_t>(1, tasks);
 }
 
 template <class Cell, class T>

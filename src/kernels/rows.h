@@ -15,8 +15,10 @@
 
 namespace timelike {
 
-// So many rows keep inputs and states of a chunk in the L1 cache; chunks begin at multiples of a tile.
-constexpr int64_t kChunk = 48, kTileRows = 6;
+// About so many sequences are a chunk: enough that weights which come from the L2 cache are used often, and few
+// enough that inputs and states stay in the L1 cache. A batch that is not tiny has an even number of chunks, for
+// two threads, and chunks begin at multiples of a tile's rows.
+constexpr int64_t kChunk = 36, kTiny = 12, kTileRows = 3;
 
 struct Batch {
   const Rows& rows;
@@ -30,8 +32,9 @@ struct Batch {
     if (!std::is_sorted(order.begin(), order.end(), longer))
       std::stable_sort(order.begin(), order.end(), longer);
     chunks = (r.count + kChunk - 1) / kChunk;
+    if (r.count > kTiny) chunks += chunks % 2;
   }
-  // Chunks are equal to a tile.
+  // Chunks are equal but for a tile.
   int64_t begin(int64_t k) const {
     const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
     return std::min(rows.count, tiles * k / chunks * kTileRows);
