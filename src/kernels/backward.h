@@ -383,11 +383,20 @@ void write_gradients(const Backward<T>& f, const T* sums) {
       f.dpeephole[d * f.H + unit] = sums[at.diagonals + (unit / L * Cell::diagonals + d) * L + unit % L];
 }
 
+// The sums over a chunk depend on where the batch is cut: on the batch alone, and so that two threads or four
+// get as much each.
+inline int64_t backward_chunks(int64_t sequences) {
+  constexpr int64_t few = 12, many = 36;
+  if (sequences <= few) return 1;
+  return (sequences + many - 1) / many + ((sequences + many - 1) / many) % 2;
+}
+
 // Each task has sums of its own, for one chunk or several: enough steps that adding up the sums of all tasks
 // costs little, and sums that fit into memory. All this depends on the batch alone.
 inline int64_t tasks_of(const Batch& batch, int64_t bytes_of_sums) {
   constexpr int64_t enough_steps = 288, most_bytes = int64_t(64) << 20;
-  const int64_t most = std::min(batch.steps() / enough_steps, std::max<int64_t>(2, most_bytes / bytes_of_sums));
+  const int64_t most =
+      std::min(batch.steps() / enough_steps, std::max<int64_t>(2, most_bytes / bytes_of_sums));
   int64_t tasks = batch.chunks;
   while (tasks > 1 && tasks > most) tasks = (tasks + 1) / 2;
   return std::max<int64_t>(1, tasks);
@@ -395,7 +404,8 @@ inline int64_t tasks_of(const Batch& batch, int64_t bytes_of_sums) {
 
 template <class Cell, class T>
 void backward(const Backward<T>& f) {
-  const Batch batch(f.rows);
+  Batch batch(f.rows);
+  batch.cut(backward_chunks(f.rows.count));
   const int64_t size = f.dW ? GradientLayout<Cell, T>(f.D, f.H, f.R).size : 0;
   const int64_t tasks = f.dW ? tasks_of(batch, size * int64_t(sizeof(T))) : batch.chunks;
   static thread_local Workspace gradients;

@@ -274,9 +274,11 @@ class ForwardChunk {
 
 template <class Cell, class T>
 void forward(const Forward<T>& f) {
-  const Batch batch(f.rows);
+  Batch batch(f.rows);
   const double work = double(batch.steps()) * double(f.H) * double(Cell::slots * (f.D + f.R) + 100);
-  run_tasks(batch.chunks, worthwhile_threads(f.threads, work), [&](int64_t k) {
+  const int threads = worthwhile_threads(f.threads, work);
+  batch.cut(threads > 1 ? 2 * threads : 1);  // no sequence's result depends on where the batch is cut
+  run_tasks(batch.chunks, threads, [&](int64_t k) {
     static thread_local Workspace workspace;
     ForwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), workspace)
         .run();

@@ -15,15 +15,14 @@
 
 namespace timelike {
 
-// About so many sequences are a chunk: enough that weights which come from the L2 cache are used often, and few
-// enough that inputs and states stay in the L1 cache. A batch that is not tiny has an even number of chunks, for
-// two threads, and chunks begin at multiples of a tile's rows.
-constexpr int64_t kChunk = 36, kTiny = 12, kTileRows = 3;
+// A chunk has at most so many sequences: enough that weights which come from the L2 cache are used often, and
+// few enough that inputs and states stay in the L1 cache. Chunks begin at multiples of a tile's rows.
+constexpr int64_t kChunk = 48, kTileRows = 3;
 
 struct Batch {
   const Rows& rows;
   std::vector<int64_t> order;  // [B] sequences by falling length, ties in the caller's order
-  int64_t chunks;
+  int64_t chunks = 0;
 
   explicit Batch(const Rows& r) : rows(r), order(size_t(r.count)) {
     std::iota(order.begin(), order.end(), int64_t(0));
@@ -31,8 +30,11 @@ struct Batch {
     const auto longer = [length](int64_t a, int64_t b) { return length[a] > length[b]; };
     if (!std::is_sorted(order.begin(), order.end(), longer))
       std::stable_sort(order.begin(), order.end(), longer);
-    chunks = (r.count + kChunk - 1) / kChunk;
-    if (r.count > kTiny) chunks += chunks % 2;
+  }
+  // At least so many chunks, if there are sequences enough.
+  void cut(int64_t parts) {
+    const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
+    chunks = std::max((rows.count + kChunk - 1) / kChunk, std::min(parts, tiles));
   }
   // Chunks are equal but for a tile.
   int64_t begin(int64_t k) const {
