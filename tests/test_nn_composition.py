@@ -114,19 +114,20 @@ def test_derivatives_of_derivatives(case):
     assert gradgradcheck(run, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("layout", ["time-major", "batch-major", "gaps"])
+@pytest.mark.parametrize("layout", ["time-major", "batch-major", "gaps", "index"])
 def test_rows_are_found_in_every_layout_and_those_of_no_step_are_zero(layout):
     rows = {
         "time-major": Rows.time_major(3, 2),
         "batch-major": Rows.batch_major(2, 3),
         "gaps": Rows([1, 5], np.arange(3), [3, 2], 9),
+        "index": Rows.indexed([6, 0, 5, 2], [0, 1, 4], 8),
     }[layout]
     x = torch.randn(rows.n_rows, D, dtype=F64, generator=torch.Generator().manual_seed(1))
     p = [torch.tensor(w) for w in draw("gru").values()]
     y, hT, _ = composition("gru", rows, 2, x, None, None, *p, *p)
     used = np.zeros(rows.n_rows, bool)
     for b, (start, n) in enumerate(zip(rows.start, rows.lengths, strict=True)):
-        at = start + rows.step[:n]
+        at = start + rows.step[:n] if rows.index is None else rows.index[start : start + n].copy()
         used[at] = True
         for k in range(2):
             run = reference.forward("gru", x[at].numpy(), [0, n], *(w.numpy() for w in p), reverse=k == 1)

@@ -15,16 +15,19 @@ namespace timelike {
 // tape_start[b] + tape_step[t] of what forward keeps for backward. One rule for ragged (start = offsets,
 // step = t), time-major (start = b, step = t B), batch-major (start = b T, step = t) and packed batches
 // (start = b, step = cumulative batch sizes), and for a tape of a few steps that is used again and again
-// (tape_start = b, tape_step = (t mod k) B).
+// (tape_start = b, tape_step = (t mod k) B). Where steps follow no such rule, as between the holes of a mask,
+// the sums are places in a list of rows.
 struct Rows {
-  const int64_t* start;       // [B]
-  const int64_t* step;        // [T]
-  const int64_t* tape_start;  // [B]
-  const int64_t* tape_step;   // [T]
-  const int64_t* length;      // [B] number of steps of each sequence, 0 <= length <= T
-  int64_t count;              // B
-  int64_t begin, end;         // steps of the walk to be taken: begin <= s < min(end, length)
-  bool reverse;               // walk each sequence from its last step to its first
+  const int64_t* start;                 // [B]
+  const int64_t* step;                  // [T]
+  const int64_t* tape_start;            // [B]
+  const int64_t* tape_step;             // [T]
+  const int64_t* length;                // [B] number of steps of each sequence, 0 <= length <= T
+  int64_t count;                        // B
+  int64_t begin, end;                   // steps of the walk to be taken: begin <= s < min(end, length)
+  bool reverse;                         // walk each sequence from its last step to its first
+  const int64_t* index = nullptr;       // the list of rows, or null where the sums are the rows
+  const int64_t* tape_index = nullptr;  // likewise of the tape
 };
 
 template <class T>

@@ -35,7 +35,7 @@ const timelike::Table& table(const std::string& name) {
 struct RowsArgument {
   timelike::Rows rows;
   RowsArgument(Address start, Address step, Address length, Address tape_start, Address tape_step,
-               int64_t count)
+               int64_t count, Address index, Address tape_index)
       : rows{at<const int64_t>(start),
              at<const int64_t>(step),
              at<const int64_t>(tape_start),
@@ -44,7 +44,9 @@ struct RowsArgument {
              count,
              0,
              0,
-             false} {}
+             false,
+             at<const int64_t>(index),
+             at<const int64_t>(tape_index)} {}
   timelike::Rows walk(int64_t begin, int64_t end, bool reverse) const {
     timelike::Rows walk = rows;
     walk.begin = begin, walk.end = end, walk.reverse = reverse;
@@ -173,7 +175,10 @@ NB_MODULE(_core, m) {
     for (int k = 0; k < list.count; ++k) names.push_back(list.table[k]->name);
     return names;
   });
-  nb::class_<RowsArgument>(m, "Rows").def(nb::init<Address, Address, Address, Address, Address, int64_t>());
+  nb::class_<RowsArgument>(m, "Rows").def(
+      nb::init<Address, Address, Address, Address, Address, int64_t, Address, Address>(), nb::arg("start"),
+      nb::arg("step"), nb::arg("length"), nb::arg("tape_start"), nb::arg("tape_step"), nb::arg("count"),
+      nb::arg("index") = 0, nb::arg("tape_index") = 0);
   bind_layer<float>(m, "LayerF32");
   bind_layer<double>(m, "LayerF64");
   m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {

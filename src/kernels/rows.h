@@ -56,10 +56,12 @@ inline int64_t index_of(const Rows& rows, int64_t b, int64_t s) {
   return rows.reverse ? rows.length[b] - 1 - s : s;
 }
 inline int64_t row_of(const Rows& rows, int64_t b, int64_t s) {
-  return rows.start[b] + rows.step[index_of(rows, b, s)];
+  const int64_t k = rows.start[b] + rows.step[index_of(rows, b, s)];
+  return rows.index ? rows.index[k] : k;
 }
 inline int64_t tape_row_of(const Rows& rows, int64_t b, int64_t s) {
-  return rows.tape_start[b] + rows.tape_step[index_of(rows, b, s)];
+  const int64_t k = rows.tape_start[b] + rows.tape_step[index_of(rows, b, s)];
+  return rows.tape_index ? rows.tape_index[k] : k;
 }
 
 // How many of a chunk's sequences (sorted by falling length) have a step s, given that n of them had the

@@ -9,7 +9,15 @@ def function_f64(isa: str, name: str, x: int, y: int, n: int, /) -> None: ...
 
 class Rows:
     def __init__(
-        self, start: int, step: int, length: int, tape_start: int, tape_step: int, count: int
+        self,
+        start: int,
+        step: int,
+        length: int,
+        tape_start: int,
+        tape_step: int,
+        count: int,
+        index: int = 0,
+        tape_index: int = 0,
     ) -> None: ...
 
 def layer_f32(isa: str, cell: str, D: int, H: int, R: int, /) -> Any: ...

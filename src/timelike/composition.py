@@ -200,6 +200,7 @@ def _walk(rows: Rows, order: Integers, *, reverse: bool) -> list[Integers]:
     """Rows of each step of the walk: of those sequences, longest first, that have such a step."""
     start, lengths = rows.start[order], rows.lengths[order]
     counts = np.searchsorted(-lengths, -np.arange(lengths.max(initial=0)), side="left")
-    return [
+    steps = [
         start[:n] + rows.step[lengths[:n] - 1 - s if reverse else s] for s, n in enumerate(counts.tolist())
     ]
+    return steps if rows.index is None else [rows.index[step] for step in steps]

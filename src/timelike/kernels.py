@@ -163,6 +163,8 @@ def _integers(name: str, array: Any) -> np.ndarray:
 class Rows:
     """Where step ``t`` of sequence ``b`` lives: row ``start[b] + step[t]`` of the row buffers.
 
+    Where steps follow no such rule, the sum is a place in a list of rows, ``index``; see `indexed`.
+
     Parameters
     ----------
     start : array_like of int, shape (B,)
@@ -189,6 +191,7 @@ class Rows:
     __slots__ = (
         "_tape",
         "complete",
+        "index",
         "lengths",
         "n_rows",
         "n_tape_rows",
@@ -203,6 +206,7 @@ class Rows:
         self.step = _integers("step", step)
         self.lengths = _integers("lengths", lengths)
         self.n_rows = int(n_rows)
+        self.index: np.ndarray | None = None
         if self.start.ndim != 1 or self.step.ndim != 1 or self.start.shape != self.lengths.shape:
             raise ValueError(
                 f"start {self.start.shape} and lengths {self.lengths.shape} must be 1-D and equally long, "
@@ -227,15 +231,20 @@ class Rows:
         self._bind()
 
     def _bind(self) -> None:
-        self._bind_tape(self.start, self.step, self.n_rows, len(self.step))
+        self._bind_tape(self.start, self.step, self.n_rows, len(self.step), self.index)
 
-    def _bind_tape(self, start: np.ndarray, step: np.ndarray, n_rows: int, n_steps: int) -> None:
+    def _bind_tape(
+        self, start: np.ndarray, step: np.ndarray, n_rows: int, n_steps: int, index: np.ndarray | None = None
+    ) -> None:
         self._tape, self.n_tape_rows, self.tape_steps = (start, step), n_rows, n_steps
         a, c, lengths, tape_a, tape_c = (
             array.__array_interface__["data"][0]
             for array in (self.start, self.step, self.lengths, start, step)
         )
-        self.native = _core.Rows(a, c, lengths, tape_a, tape_c, len(self.start))
+        at_index, at_tape_index = (
+            0 if given is None else given.__array_interface__["data"][0] for given in (self.index, index)
+        )
+        self.native = _core.Rows(a, c, lengths, tape_a, tape_c, len(self.start), at_index, at_tape_index)
 
     def ring(self, n_steps: int) -> Rows:
         """Give the same sequences with a tape of ``n_steps B`` rows, which serves any so many steps in a row.
@@ -253,7 +262,7 @@ class Rows:
         B = self.n_sequences
         rows = Rows.__new__(Rows)
         rows.start, rows.step, rows.lengths = self.start, self.step, self.lengths
-        rows.n_rows, rows.complete = self.n_rows, self.complete
+        rows.n_rows, rows.complete, rows.index = self.n_rows, self.complete, self.index
         rows._bind_tape(np.arange(B), np.arange(len(self.step)) % n_steps * B, n_steps * B, n_steps)
         return rows
 
@@ -282,7 +291,30 @@ class Rows:
         rows = cls.__new__(cls)
         rows.start, rows.step, rows.lengths = offsets[:-1], np.arange(longest), lengths
         rows.step.flags.writeable = rows.lengths.flags.writeable = False
-        rows.n_rows, rows.complete = int(offsets[-1]), True
+        rows.n_rows, rows.complete, rows.index = int(offsets[-1]), True, None
+        rows._bind()
+        return rows
+
+    @classmethod
+    def indexed(cls, index: Any, offsets: Any, n_rows: int) -> Rows:
+        """Sequences that follow no rule: sequence ``b`` is rows ``index[offsets[b]:offsets[b + 1]]``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the numbers are not integers, the offsets do not go from 0 to the end of `index` without
+            falling, or a row lies outside the buffers.
+        """
+        rows = cls.ragged(offsets)
+        rows.index = _integers("index", index)
+        if rows.index.shape != (rows.n_rows,):
+            raise ValueError(f"index: shape {rows.index.shape}, but the offsets end at {rows.n_rows}")
+        rows.n_rows = int(n_rows)
+        if len(rows.index) and not (rows.index.min() >= 0 and rows.index.max() < n_rows):
+            raise ValueError(
+                f"index: rows {rows.index.min()}..{rows.index.max()}, but there are {n_rows} rows"
+            )
+        rows.complete = len(rows.index) == rows.n_rows
         rows._bind()
         return rows
 

@@ -1,9 +1,9 @@
 """The layouts in which a batch of sequences may come to a layer, all brought to rows and an address rule.
 
 `batch_of` reads a padded, batch-first or unbatched tensor, with or without a mask, a `PackedSequence`, a
-`Ragged`, a `Sequences` or a jagged nested tensor. Nothing is sorted, and nothing copied but the steps between
-holes of a mask: a `Batch` holds the tensor as it came, the rule by which the kernels find a step in it, and
-what turns the result back into the layout of the input.
+`Ragged`, a `Sequences` or a jagged nested tensor. Nothing is copied or sorted: a `Batch` holds the tensor as
+it came, the rule by which the kernels find a step in it, and what turns the result back into the layout of
+the input.
 
 Letters: ``B`` sequences, ``T`` steps of the longest, ``N`` rows (steps of all sequences), ``D`` inputs, ``H``
 units, ``K`` directions.
@@ -127,8 +127,9 @@ def _dense(x: Tensor, expected: Expected, batch_first: bool, mask: Tensor | None
     batch_first = batch_first and x.dim() == 3
     if mask is None:
         rows = Rows.batch_major(B, T) if batch_first else Rows.time_major(T, B)
-        return Batch(x, rows, unbatched=x.dim() == 2)
-    return _masked(x, _checked(mask, x, expected), batch_first)
+    else:
+        rows = _masked_rows(_checked(mask, x, expected).numpy().tobytes(), mask.shape, batch_first)
+    return Batch(x, rows, unbatched=x.dim() == 2)
 
 
 def _checked(mask: Any, x: Tensor, expected: Expected) -> Tensor:
@@ -145,21 +146,6 @@ def _checked(mask: Any, x: Tensor, expected: Expected) -> Tensor:
             f"got {tuple(mask.shape)}"
         )
     return mask
-
-
-def _masked(x: Tensor, mask: Tensor, batch_first: bool) -> Batch:
-    rows, index = _masked_rows(mask.numpy().tobytes(), mask.shape, batch_first)
-    unbatched = x.dim() == 2
-    if index is None:
-        return Batch(x, rows, unbatched=unbatched)
-    # The steps of a sequence with holes follow no rule, and are copied.
-    shape, n_rows = x.shape[:-1], mask.numel()
-
-    def output(y: Tensor) -> Tensor:
-        width = y.shape[-1]
-        return y.new_zeros(n_rows, width).index_copy_(0, index, y).view(*shape, width)
-
-    return Batch(x.reshape(n_rows, x.shape[-1]).index_select(0, index), rows, output, unbatched=unbatched)
 
 
 def _packed(packed: PackedSequence, expected: Expected) -> Batch:
@@ -241,24 +227,20 @@ def _packed_rows(batch_sizes: bytes) -> Rows:
 
 
 @lru_cache(maxsize=16)
-def _masked_rows(mask: bytes, shape: tuple[int, ...], batch_first: bool) -> tuple[Rows, Tensor | None]:
-    """Give the rows of a mask, or where there are holes those of a copy of the steps, and which these are."""
+def _masked_rows(mask: bytes, shape: tuple[int, ...], batch_first: bool) -> Rows:
     there = np.frombuffer(mask, np.bool_).reshape(shape if len(shape) == 2 else (*shape, 1))
-    if not batch_first:
-        there = there.T
+    there = there if batch_first else there.T
     B, T = there.shape
+    to_sequence, to_step = (T, 1) if batch_first else (1, B)
     lengths = there.sum(axis=1)
     first = there.argmax(axis=1)
     end = T - there[:, ::-1].argmax(axis=1)
     if ((end - first == lengths) | (lengths == 0)).all():
         first[lengths == 0] = 0
-        start, step = np.arange(B), np.arange(T)
-        if batch_first:
-            return Rows(start * T + first, step, lengths, B * T), None
-        return Rows(start + first * B, step * B, lengths, B * T), None
-    b, t = there.nonzero()
-    index = torch.from_numpy(b * T + t if batch_first else t * B + b)
-    return Rows.ragged(np.concatenate([[0], lengths.cumsum()])), index
+        return Rows(np.arange(B) * to_sequence + first * to_step, np.arange(T) * to_step, lengths, B * T)
+    sequence, step = there.nonzero()
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    return Rows.indexed(sequence * to_sequence + step * to_step, offsets, B * T)
 
 
 def _shared(sequences: Sequences) -> Ragged:
