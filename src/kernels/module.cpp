@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -52,6 +54,32 @@ struct RowsArgument {
     walk.begin = begin, walk.end = end, walk.reverse = reverse;
     return walk;
   }
+};
+
+// A copy of some arrays, to tell whether they still hold the same bits.
+class Copies {
+ public:
+  Copies(const std::vector<Address>& arrays, const std::vector<size_t>& sizes) : sizes_(sizes) {
+    size_t total = 0;
+    for (const size_t size : sizes) total += padded(size);
+    memory_.reset(new char[total]);
+    for (size_t k = 0, used = 0; k < sizes.size(); used += padded(sizes[k++])) {
+      addresses_.push_back(reinterpret_cast<Address>(memory_.get() + used));
+      std::memcpy(at<char>(addresses_[k]), at<const char>(arrays[k]), sizes[k]);
+    }
+  }
+  const std::vector<Address>& addresses() const { return addresses_; }
+  bool same(const std::vector<Address>& arrays) const {
+    for (size_t k = 0; k < sizes_.size(); ++k)
+      if (std::memcmp(at<const char>(arrays[k]), at<const char>(addresses_[k]), sizes_[k])) return false;
+    return true;
+  }
+
+ private:
+  static size_t padded(size_t size) { return (size + 15) / 16 * 16; }
+  std::vector<size_t> sizes_;  // bytes
+  std::vector<Address> addresses_;
+  std::unique_ptr<char[]> memory_;
 };
 
 // One cell in one precision on one instruction set, for layers of one size.
@@ -179,6 +207,10 @@ NB_MODULE(_core, m) {
       nb::init<Address, Address, Address, Address, Address, int64_t, Address, Address>(), nb::arg("start"),
       nb::arg("step"), nb::arg("length"), nb::arg("tape_start"), nb::arg("tape_step"), nb::arg("count"),
       nb::arg("index") = 0, nb::arg("tape_index") = 0);
+  nb::class_<Copies>(m, "Copies")
+      .def(nb::init<const std::vector<Address>&, const std::vector<size_t>&>())
+      .def("addresses", &Copies::addresses)
+      .def("same", &Copies::same);
   bind_layer<float>(m, "LayerF32");
   bind_layer<double>(m, "LayerF64");
   m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {

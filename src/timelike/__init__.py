@@ -3,6 +3,7 @@
 `import timelike` needs NumPy alone; each part imports what it needs when it is used:
 
 - `timelike.nn` -- layers for PyTorch, drop-in for `torch.nn`'s;
+- `timelike.set_num_threads` -- how many threads they may use;
 - `timelike.kernels` -- the same layers on NumPy arrays, without PyTorch;
 - `timelike.runtime` -- inference: weights packed once, whole batches or one step at a time;
 - `timelike.Sequences` -- a ragged batch of sequences;
@@ -14,5 +15,6 @@
 __version__ = "0.1.0"
 
 from timelike.sequences import Sequences
+from timelike.threads import get_num_threads, set_num_threads
 
-__all__ = ["Sequences", "__version__"]
+__all__ = ["Sequences", "__version__", "get_num_threads", "set_num_threads"]

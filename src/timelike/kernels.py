@@ -20,18 +20,22 @@ from typing import Any
 import numpy as np
 
 from timelike import _core
+from timelike._core import Copies
 from timelike.cells import CELLS
 from timelike.errors import TimelikeError, nearest
 
 __all__ = [
+    "Copies",
     "Gradients",
     "LayerOutput",
     "Packed",
     "Rows",
+    "aligned_empty",
     "available",
     "backward",
     "forward",
     "isa",
+    "native_layer",
     "run",
     "run_backward",
 ]
@@ -77,7 +81,8 @@ def isa() -> str:
 
 
 @lru_cache(maxsize=64)
-def _layer(cell: str, dtype: str, name: str, D: int, H: int, R: int) -> Any:
+def native_layer(cell: str, dtype: str, name: str, D: int, H: int, R: int) -> Any:
+    """Give the native functions of a cell, for layers of one size on one instruction set."""
     return getattr(_core, f"layer_{_CODES[dtype]}")(name, cell, D, H, R)
 
 
@@ -142,7 +147,7 @@ def _rows_address(
     return address, stride
 
 
-def _aligned_empty(count: int, dtype: str) -> np.ndarray:
+def aligned_empty(count: int, dtype: str) -> np.ndarray:
     """Memory that starts at a cache line, so that no register load crosses two."""
     itemsize = np.dtype(dtype).itemsize
     raw = np.empty(count + 64 // itemsize, dtype)
@@ -446,7 +451,7 @@ class Packed:
         if projection is None:
             R = H
         self.input_size, self.units, self.state_size = D, H, R
-        self.layer = _layer(cell, self.dtype, self.isa, D, H, R)
+        self.layer = native_layer(cell, self.dtype, self.isa, D, H, R)
         self.n_tape_gates = self.layer.tape_gates
         weights: dict[str, tuple[Any, ...]] = {
             "W": (W, rows, D),
@@ -457,7 +462,7 @@ class Packed:
         weights |= {"peephole": (peephole, 3 * H), "projection": (projection, R, H)}
         self._weights = weights
         self._backward: np.ndarray | None = None
-        self.forward = _aligned_empty(self.layer.forward_size, self.dtype)
+        self.forward = aligned_empty(self.layer.forward_size, self.dtype)
         self.layer.pack_forward(*self._addresses(*weights, out=self.forward))
 
     def _addresses(self, *names: str, out: np.ndarray) -> list[Address]:
@@ -469,7 +474,7 @@ class Packed:
     def backward(self) -> np.ndarray:
         """The part for backward."""
         if self._backward is None:
-            packed = _aligned_empty(self.layer.backward_size, self.dtype)
+            packed = aligned_empty(self.layer.backward_size, self.dtype)
             self.layer.pack_backward(*self._addresses("W", "U", "peephole", "projection", out=packed))
             self._backward = packed
         return self._backward

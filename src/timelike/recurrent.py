@@ -193,8 +193,10 @@ class Recurrent(nn.Module):
     def _hold(self, layer: int, weights: Sequence[Tensor]) -> LayerWeights:
         """Pack the weights of a layer, unless they are those packed last."""
         held = self._held[layer]
-        if held is None or not held.hold(weights):
+        if held is None:
             held = self._held[layer] = LayerWeights(self._cell, weights, self._n_directions)
+        elif not held.hold(weights):
+            held = self._held[layer] = held.renewed(weights)
         return held
 
     # States

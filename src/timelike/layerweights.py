@@ -1,0 +1,184 @@
+"""The weights of a layer, held for the kernels: a copy, packed.
+
+Letters: ``D`` inputs, ``H`` units, ``R`` numbers of the hidden state (``H``, but for a projection), ``G``
+gates of the parameters, ``A`` numbers per unit on the tape, ``K`` directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timelike.cells import CELLS
+from timelike.kernels import Copies, aligned_empty, isa, native_layer
+from timelike.tapes import TapeMemory
+
+__all__ = ["LayerWeights", "Layout", "plain"]
+
+
+def plain(x: Tensor) -> Tensor:
+    """Give `x` where its memory is what it says, in order; else a copy that is."""
+    if x.is_contiguous() and not x.is_neg():
+        return x
+    return x.contiguous().resolve_neg()
+
+
+class Layout:
+    """What the weights of a layer are: sizes, and which tensor is what.
+
+    Attributes
+    ----------
+    native
+        Native functions for layers of this size.
+    n_weights : int
+        Weights of one direction.
+    slots : tuple of int
+        Where ``W, U, b_ih, b_hh, peephole, projection`` stand among them; -1 for what is not there.
+    tape_gates, tape : int
+        Numbers per row on the tape: gate values, A H; all, with the cell states where there are any.
+    """
+
+    __slots__ = (
+        "cell",
+        "dtype",
+        "has_cell_state",
+        "input_size",
+        "itemsize",
+        "n_directions",
+        "n_weights",
+        "native",
+        "shapes",
+        "slots",
+        "state_size",
+        "tape",
+        "tape_gates",
+        "units",
+    )
+
+    def __init__(
+        self, cell: str, n_directions: int, dtype: torch.dtype, shapes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        kind = CELLS[cell]
+        n = len(shapes) // n_directions
+        self.cell, self.dtype, self.itemsize, self.shapes = cell, dtype, dtype.itemsize, shapes
+        self.n_directions, self.n_weights, self.has_cell_state = n_directions, n, kind.has_cell_state
+        n_biases = n - 2 - kind.has_peephole - kind.has_projection
+        last = n - 1
+        self.slots = (
+            0,
+            1,
+            2 if n_biases else -1,
+            3 if n_biases == 2 else -1,
+            last if kind.has_peephole else -1,
+            last if kind.has_projection else -1,
+        )
+        (rows, self.input_size), (_, self.state_size) = shapes[:2]
+        self.units = rows // len(kind.gates)
+        sizes = (self.input_size, self.units, self.state_size)
+        self.native: Any = native_layer(cell, str(dtype).removeprefix("torch."), isa(), *sizes)
+        self.tape_gates = self.native.tape_gates * self.units
+        self.tape = self.tape_gates + (self.units if kind.has_cell_state else 0)
+
+
+_layout = lru_cache(maxsize=256)(Layout)
+
+
+class LayerWeights:
+    """Weights of a layer at one moment: a copy, packed for the kernels.
+
+    What is packed is the copy, so that backward uses the weights that forward used, whatever has become of
+    the caller's in between.
+
+    Parameters
+    ----------
+    cell : str
+        One of `timelike.cells.CELLS`.
+    weights : sequence of Tensor
+        ``W, U``, then where there are any ``b_ih, b_hh``, then the peephole or the projection, of each
+        direction.
+    n_directions : int
+
+    Attributes
+    ----------
+    layout : Layout
+    forward : list of int
+        Addresses of what is packed for forward, one per direction.
+    tapes : TapeMemory
+        Memory for the layer's tape, from one step of a training to the next.
+    """
+
+    __slots__ = ("_addresses", "_backward", "_copies", "_memory", "forward", "layout", "tapes")
+
+    def __init__(
+        self, cell: str, weights: Sequence[Tensor], n_directions: int, *, tapes: TapeMemory | None = None
+    ) -> None:
+        self.tapes = TapeMemory() if tapes is None else tapes
+        shapes = tuple([w.shape for w in weights])
+        self.layout = layout = _layout(cell, n_directions, weights[0].dtype, shapes)
+        given = [plain(w.detach()) for w in weights]
+        self._copies = Copies([w.data_ptr() for w in given], [w.nbytes for w in given])
+        # Address 0, the last one, is that of what is not there.
+        self._addresses = [*self._copies.addresses(), 0]
+        self._memory = self._empty(layout.native.forward_size)
+        self.forward = [_address(m) for m in self._memory]
+        for k, packed in enumerate(self.forward):
+            layout.native.pack_forward(*self._of_direction(k), packed)
+        self._backward: tuple[list[np.ndarray], list[int]] | None = None
+
+    def renewed(self, weights: Sequence[Tensor]) -> LayerWeights:
+        """Hold what the weights of the same layer are now."""
+        layout = self.layout
+        return LayerWeights(layout.cell, weights, layout.n_directions, tapes=self.tapes)
+
+    def hold(self, weights: Sequence[Tensor]) -> bool:
+        """Whether these are the same weights, bit by bit.
+
+        Nothing less than all bits tells: the version counter of a tensor misses ``parameter.data.mul_(2)``,
+        NumPy views, memory shared with another process, and another tensor at the same address. It costs
+        one reading of the weights, as each step of the layer does.
+        """
+        shapes, dtype = self.layout.shapes, self.layout.dtype
+        if len(weights) != len(shapes):
+            return False
+        addresses = []
+        copies = []  # kept to the end
+        for weight, shape in zip(weights, shapes, strict=True):
+            if weight.shape != shape or weight.dtype is not dtype or not weight.is_cpu:
+                return False
+            if not weight.is_contiguous() or weight.is_neg():
+                weight = plain(weight.detach())
+                copies.append(weight)
+            addresses.append(weight.data_ptr())
+        return self._copies.same(addresses)
+
+    def backward(self) -> tuple[list[np.ndarray], list[int]]:
+        """Give what is packed for backward, per direction, and its addresses; packed when first asked for.
+
+        It lives as long as the caller holds it: another thread may put its own in place.
+        """
+        found = self._backward
+        if found is None:
+            memory = self._empty(self.layout.native.backward_size)
+            addresses = [_address(m) for m in memory]
+            for k, packed in enumerate(addresses):
+                W, U, _, _, peephole, projection = self._of_direction(k)
+                self.layout.native.pack_backward(W, U, peephole, projection, packed)
+            found = self._backward = memory, addresses
+        return found
+
+    def _of_direction(self, k: int) -> list[int]:
+        first, addresses = k * self.layout.n_weights, self._addresses
+        return [addresses[first + slot] if slot >= 0 else 0 for slot in self.layout.slots]
+
+    def _empty(self, size: int) -> list[np.ndarray]:
+        dtype = "float32" if self.layout.itemsize == 4 else "float64"
+        return [aligned_empty(size, dtype) for _ in range(self.layout.n_directions)]
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
