@@ -22,7 +22,14 @@ __all__ = ["backward", "dense", "forward"]
 
 def at(x: Tensor | None, offset: int = 0) -> int:
     """Address `offset` bytes into a tensor; 0 for None."""
-    return 0 if x is None else x.data_ptr() + offset
+    if x is None:
+        return 0
+    address = x.data_ptr()
+    if address == 0 and x.numel():
+        raise NotImplementedError(
+            f"{type(x).__name__} has no memory: tracing with fake tensors is not supported by these kernels"
+        )
+    return address + offset
 
 
 def dense(x: Tensor) -> Tensor:
@@ -57,8 +64,8 @@ def forward(
     for k in range(K):
         w.native.forward(
             rows.native, 0, end, k == 1, held.forward[k],
-            x.data_ptr(), ldx, at(h0, k * hs), at(c0, k * cs), y.data_ptr() + k * ys, K * R, 0,
-            hT.data_ptr() + k * hs, at(cT, k * cs), at(tape, k * ts), at(tape, k * ts + cells), threads,
+            at(x), ldx, at(h0, k * hs), at(c0, k * cs), at(y, k * ys), K * R, 0,
+            at(hT, k * hs), at(cT, k * cs), at(tape, k * ts), at(tape, k * ts + cells), threads,
         )  # fmt: skip
     return y, hT, cT, tape
 
@@ -99,7 +106,7 @@ def backward(
         found = _gradients(weights[k * n : (k + 1) * n], needs[3 + k * n : 3 + (k + 1) * n], w)
         w.native.backward(
             rows.native, 0, end, k == 1, packed[k],
-            x.data_ptr(), ldx, at(h0, k * hs), at(c0, k * cs), y.data_ptr() + k * ys, K * R,
+            at(x), ldx, at(h0, k * hs), at(c0, k * cs), at(y, k * ys), K * R,
             at(tape, k * ts), at(tape, k * ts + cells),
             at(dy, k * ys), lddy, at(dhT, k * hs), at(dcT, k * cs), at(dx), w.input_size, k == 1,
             *[0 if slot < 0 else at(found[slot]) for slot in w.slots],

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from timelike.cells import CELLS
+from timelike.cells import CELLS, parameter_shapes
 from timelike.kernels import Copies, aligned_empty, isa, native_layer
 from timelike.tapes import TapeMemory
 
@@ -37,6 +37,8 @@ class Layout:
         Native functions for layers of this size.
     n_weights : int
         Weights of one direction.
+    names : tuple of str
+        What they are, for messages.
     slots : tuple of int
         Where ``W, U, b_ih, b_hh, peephole, projection`` stand among them; -1 for what is not there.
     tape_gates, tape : int
@@ -51,6 +53,7 @@ class Layout:
         "itemsize",
         "n_directions",
         "n_weights",
+        "names",
         "native",
         "shapes",
         "slots",
@@ -65,20 +68,28 @@ class Layout:
     ) -> None:
         kind = CELLS[cell]
         n = len(shapes) // n_directions
+        n_biases = n - 2 - kind.has_peephole - kind.has_projection
+        rows, self.input_size = shapes[0]
+        self.units, self.state_size = rows // len(kind.gates), shapes[1][1]
+        expected = parameter_shapes(
+            cell, self.input_size, self.units, proj_size=self.state_size, n_biases=n_biases
+        )
+        self.names = tuple(expected) * n_directions
+        for name, shape, right in zip(self.names, shapes, [*expected.values()] * n_directions, strict=True):
+            if tuple(shape) != right:
+                raise ValueError(
+                    f"{name}: shape {tuple(shape)}, expected {right} beside weight_ih {shapes[0]}"
+                )
         self.cell, self.dtype, self.itemsize, self.shapes = cell, dtype, dtype.itemsize, shapes
         self.n_directions, self.n_weights, self.has_cell_state = n_directions, n, kind.has_cell_state
-        n_biases = n - 2 - kind.has_peephole - kind.has_projection
-        last = n - 1
         self.slots = (
             0,
             1,
             2 if n_biases else -1,
             3 if n_biases == 2 else -1,
-            last if kind.has_peephole else -1,
-            last if kind.has_projection else -1,
+            n - 1 if kind.has_peephole else -1,
+            n - 1 if kind.has_projection else -1,
         )
-        (rows, self.input_size), (_, self.state_size) = shapes[:2]
-        self.units = rows // len(kind.gates)
         sizes = (self.input_size, self.units, self.state_size)
         self.native: Any = native_layer(cell, str(dtype).removeprefix("torch."), isa(), *sizes)
         self.tape_gates = self.native.tape_gates * self.units
@@ -110,6 +121,11 @@ class LayerWeights:
         Addresses of what is packed for forward, one per direction.
     tapes : TapeMemory
         Memory for the layer's tape, from one step of a training to the next.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For weights that do not fit together.
     """
 
     __slots__ = ("_addresses", "_backward", "_copies", "_memory", "forward", "layout", "tapes")
@@ -120,8 +136,18 @@ class LayerWeights:
         self.tapes = TapeMemory() if tapes is None else tapes
         shapes = tuple([w.shape for w in weights])
         self.layout = layout = _layout(cell, n_directions, weights[0].dtype, shapes)
+        for name, w in zip(layout.names, weights, strict=True):
+            if w.dtype is not layout.dtype:
+                raise TypeError(f"{name}: dtype {w.dtype}, but weight_ih is {layout.dtype}")
+            if not w.is_cpu:
+                raise ValueError(f"{name}: on device {w.device}, but these kernels run on the CPU")
         given = [plain(w.detach()) for w in weights]
-        self._copies = Copies([w.data_ptr() for w in given], [w.nbytes for w in given])
+        addresses = [w.data_ptr() for w in given]
+        if 0 in addresses:
+            raise NotImplementedError(
+                "weights have no memory: tracing with fake tensors is not supported by these kernels"
+            )
+        self._copies = Copies(addresses, [w.nbytes for w in given])
         # Address 0, the last one, is that of what is not there.
         self._addresses = [*self._copies.addresses(), 0]
         self._memory = self._empty(layout.native.forward_size)
@@ -154,7 +180,7 @@ class LayerWeights:
                 weight = plain(weight.detach())
                 copies.append(weight)
             addresses.append(weight.data_ptr())
-        return self._copies.same(addresses)
+        return 0 not in addresses and self._copies.same(addresses)
 
     def backward(self) -> tuple[list[np.ndarray], list[int]]:
         """Give what is packed for backward, per direction, and its addresses; packed when first asked for.
