@@ -255,6 +255,39 @@ def test_results_go_where_one_says():
     assert_same_bits(row, out[0])
 
 
+def test_what_somebody_holds_is_not_written_to_again():
+    """Arrays that were handed out are handed out again, once nobody holds them or a view of them."""
+    session, batches = session_of(), [normal(4, 5, seed=k) for k in range(12)]
+    stream = session.stream()
+    expected = [session_of().run(x) for x in batches]  # each from a session that has handed out nothing yet
+    held = [session.run(x) for x in batches]
+    views = [memoryview(session.run(x)[0])[1:] for x in batches]
+    steps = [stream.step(x[0]) for x in batches]
+    kept = [step.copy() for step in steps]
+    states = [stream.state for _ in range(12)]
+    for got, view, law in zip(held, views, expected, strict=True):
+        assert_same_bits(got[0], law[0])
+        assert_same_bits(got[1], law[1])
+        assert_same_bits(np.asarray(view), law[0][1:])
+    assert_same_bits(np.array(steps), np.array(kept))
+    assert len({id(a) for a in [*steps, *(a for state in states for a in state)]}) == 36
+
+
+def test_an_array_that_was_changed_is_not_handed_out_again():
+    session, x = session_of(), normal(4, 5)
+    expected = session.run(x)[0].copy()
+    y = session.run(x)[0]
+    y.resize((900, 4), refcheck=False)
+    del y
+    assert_same_bits(session.run(x)[0], expected)
+    y = session.run(x)[0]
+    y.flags.writeable = False
+    del y
+    y = session.run(x)[0]
+    assert y.flags.writeable
+    assert_same_bits(y, expected)
+
+
 # Step by step
 
 

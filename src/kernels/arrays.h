@@ -50,6 +50,13 @@ std::string shape_text(const Size* sizes, int n) {
 struct Shape {
   int axes;
   int64_t size[3];
+
+  bool operator==(const Shape& other) const {
+    if (axes != other.axes) return false;
+    for (int k = 0; k < axes; ++k)
+      if (size[k] != other.size[k]) return false;
+    return true;
+  }
 };
 
 // A new array of NumPy, not filled.
@@ -199,20 +206,52 @@ class Input {
   }
 };
 
-// An array that is written: the caller's, or a new one where None is given.
+// Small arrays that were handed out and that nobody holds any more, to be handed out again: making one takes
+// 0.3 us, and a step of a small layer no more. Whoever shares its memory holds the array itself.
+template <class T>
+class Spares {
+ public:
+  // An array for results and its memory, contents undefined.
+  nb::object take(const Shape& shape, Buffer<T>& memory) {
+    Slot* unused = nullptr;
+    for (Slot& slot : slots_) {
+      if (slot.array.is_valid() && Py_REFCNT(slot.array.ptr()) > 1) continue;
+      if (slot.array.is_valid() && slot.shape == shape) {
+        const nb::object array = slot.array;
+        // Its holders may have made it read-only, or something else than it was.
+        if (memory.open(array, true) && memory.has(shape) && memory.contiguous()) return array;
+      }
+      unused = &slot;
+    }
+    const nb::object array = new_array<T>(shape);
+    memory.open(array, true);
+    if (memory.count() <= kSmall) {
+      if (!unused) unused = &slots_[oldest_++ % kSlots];
+      *unused = {shape, array};
+    }
+    return array;
+  }
+
+ private:
+  static constexpr int64_t kSmall = 16384;  // numbers
+  static constexpr unsigned kSlots = 8;     // the results of two calls, and some
+  struct Slot {
+    Shape shape;
+    nb::object array;
+  };
+  Slot slots_[kSlots] = {};
+  unsigned oldest_ = 0;
+};
+
+// An array that is written: the caller's, or one of ours where None is given.
 template <class T>
 class Output {
  public:
-  nb::object array;
   Buffer<T> buffer;
+  nb::object array;
 
-  Output(const char* name, nb::handle given, const Shape& shape) {
-    if (given.is_none()) {
-      array = new_array<T>(shape);
-      buffer.open(array, true);
-      return;
-    }
-    array = nb::borrow(given);
+  Output(Spares<T>& spares, const Shape& shape) : array(spares.take(shape, buffer)) {}
+  Output(const char* name, nb::handle given, const Shape& shape) : array(nb::borrow(given)) {
     if (!buffer.open(given, true)) {
       if (Buffer<T>().open(given)) value_error(std::string(name) + ": is read-only, but is written to");
       wrong_type(name, given, Numbers<T>::name);

@@ -61,15 +61,15 @@ struct GivenStates {
   }
 };
 
-// New arrays for states.
+// Arrays that get states.
 template <class T>
-struct NewStates {
+struct LastStates {
   Output<T> h;
   std::optional<Output<T>> c;
 
-  NewStates(const Stack<T>& stack, int64_t B, bool alone)
-      : h("h", nb::none(), state_shape(stack.states(), B, stack.hidden(), alone)) {
-    if (stack.cell_state()) c.emplace("c", nb::none(), state_shape(stack.states(), B, stack.units(), alone));
+  LastStates(const Stack<T>& stack, Spares<T>& spares, int64_t B, bool alone)
+      : h(spares, state_shape(stack.states(), B, stack.hidden(), alone)) {
+    if (stack.cell_state()) c.emplace(spares, state_shape(stack.states(), B, stack.units(), alone));
   }
   T* cells() const { return c ? c->data() : nullptr; }
   nb::object python() const { return c ? nb::object(nb::make_tuple(h.array, c->array)) : h.array; }
@@ -97,13 +97,15 @@ class Session {
     const Layout at = lay_out(x.buffer, offsets, lengths, *scratch);
     const GivenStates<T> first(stack_, state, at.rows.count, at.alone);
     std::optional<Output<T>> y;
-    if (steps) {
+    if (steps && out.is_none()) {
+      y.emplace(spares_, at.y);
+    } else if (steps) {
       y.emplace("out", out, at.y);
-      if (!out.is_none() && (y->buffer.overlaps(x.buffer) || y->buffer.overlaps(first.h.buffer) ||
-                             y->buffer.overlaps(first.c.buffer)))
+      if (y->buffer.overlaps(x.buffer) || y->buffer.overlaps(first.h.buffer) ||
+          y->buffer.overlaps(first.c.buffer))
         value_error("out: shares memory with x or the state");
     }
-    const NewStates<T> last(stack_, at.rows.count, at.alone);
+    const LastStates<T> last(stack_, spares_, at.rows.count, at.alone);
     const BatchInference<T> batch{at.rows,       at.N,           at.padded,      x.data(),
                                   x.distance,    first.h.data(), first.c.data(), y ? y->data() : nullptr,
                                   last.h.data(), last.cells(),   threads};
@@ -150,6 +152,7 @@ class Session {
   Stack<T> stack_;
   bool batch_first_;
   Idle idle_;
+  Spares<T> spares_;
 
   static std::vector<std::vector<Direction<T>>> directions(const Layer<T>& layer, nb::list layers) {
     std::vector<std::vector<Direction<T>>> found;
@@ -260,8 +263,9 @@ class Stream {
   Stream(const Stream&) = delete;
 
   nb::object step(nb::handle x_, nb::handle out, int threads) {
-    const Input<T> x("x", x_, shape(stack_.inputs()));
-    const Output<T> y("out", out, shape(stack_.outputs()));
+    const Input<T> x("x", x_, row_shape(stack_.inputs()));
+    const Shape shape = row_shape(stack_.outputs());
+    const Output<T> y = out.is_none() ? Output<T>(spares_, shape) : Output<T>("out", out, shape);
     if (!out.is_none() && y.buffer.overlaps(x.buffer)) value_error("out: shares memory with x");
     const Use use(*this);
     std::optional<nb::gil_scoped_release> released;
@@ -281,7 +285,7 @@ class Stream {
   }
 
   nb::object state() {
-    const NewStates<T> copy(stack_, B_, alone_);
+    const LastStates<T> copy(stack_, spares_, B_, alone_);
     const Use use(*this);
     std::copy(h_.begin(), h_.end(), copy.h.data());
     std::copy(c_.begin(), c_.end(), copy.cells());
@@ -308,6 +312,7 @@ class Stream {
   int64_t B_;
   std::vector<int64_t> start_, step_, length_;
   std::vector<T> h_, c_;
+  Spares<T> spares_;
 
   static void set(std::vector<T>& own, const T* given) {
     if (given)
@@ -315,7 +320,7 @@ class Stream {
     else
       std::fill(own.begin(), own.end(), T(0));
   }
-  Shape shape(int64_t width) const { return alone_ ? Shape{1, {width}} : Shape{2, {B_, width}}; }
+  Shape row_shape(int64_t width) const { return alone_ ? Shape{1, {width}} : Shape{2, {B_, width}}; }
 };
 
 template <class T>
