@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from timelike import layercalls
+from timelike import layercalls, segments
 from timelike.composition import composition
 from timelike.kernels import Rows
 from timelike.layercalls import dense
@@ -33,6 +33,8 @@ def layer(
     h0: Tensor | None,
     c0: Tensor | None,
     weights: Sequence[Tensor],
+    *,
+    recompute: bool | int = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run one layer over a batch.
 
@@ -48,6 +50,9 @@ def layer(
         Initial states, by default zeros; no `c0` for a cell without cell state.
     weights : sequence of Tensor
         The tensors that get the gradients.
+    recompute : bool or int
+        Whether to keep states in place of a tape, and compute the rest again: see `timelike.segments`. An int
+        is the number of steps from one kept state to the next.
 
     Returns
     -------
@@ -80,7 +85,8 @@ def layer(
     if (
         torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *weights)
     ) or forward_ad._current_level >= 0:
-        return _apply(held, rows, x, h0, c0, *weights)  # type: ignore[no-untyped-call, no-any-return]
+        k = segments.segment_length(recompute, w, len(rows.step)) if recompute else 0
+        return _apply(held, rows, k, x, h0, c0, *weights)  # type: ignore[no-untyped-call, no-any-return]
     y, hT, cT, _ = layercalls.forward(held, rows, x, h0, c0, keep=False)
     return y, hT, cT
 
@@ -100,7 +106,7 @@ def _described(x: Tensor) -> str:
 
 
 class _Layer(torch.autograd.Function):
-    """``(x, h0, c0, weights) -> (y, hT, cT)``."""
+    """``(x, h0, c0, weights) -> (y, hT, cT)``; with a tape, or for k > 0 in segments of k steps."""
 
     boxed_grads_call = False  # what torch would find by default, at the cost of an exception
 
@@ -109,26 +115,40 @@ class _Layer(torch.autograd.Function):
         ctx: Any,
         held: LayerWeights,
         rows: Rows,
+        k: int,
         x: Tensor,
         h0: Tensor | None,
         c0: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        y, hT, cT, tape = layercalls.forward(held, rows, x, h0, c0, keep=True)
-        ctx.held, ctx.rows = held, rows
+        kept: tuple[Tensor | None, Tensor | None]
+        if k:
+            y, hT, cT, h_borders, c_borders = segments.forward(held, rows, x, h0, c0, k)
+            kept = h_borders, c_borders
+        else:
+            y, hT, cT, tape = layercalls.forward(held, rows, x, h0, c0, keep=True)
+            kept = y, tape
+        ctx.call = held, rows, k
         # The weights are saved so that autograd sees when they are changed before backward.
-        ctx.save_for_backward(y, tape, x, h0, c0, *weights)
+        ctx.save_for_backward(*kept, x, h0, c0, *weights)
         ctx.set_materialize_grads(False)
         return y, hT, cT
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None) -> Any:
-        run = _LayerGradient.apply if torch.is_grad_enabled() else layercalls.backward
-        needs = ctx.needs_input_grad[2:]
-        return None, None, *run(ctx.held, ctx.rows, needs, dy, dhT, dcT, *ctx.saved_tensors)
+        run = _LayerGradient.apply if torch.is_grad_enabled() else _gradients
+        needs = ctx.needs_input_grad[3:]
+        return None, None, None, *run(*ctx.call, needs, dy, dhT, dcT, *ctx.saved_tensors)
 
 
+# Not _Layer.apply: the detour by Python there is for transforms of torch.func, which do not come this far.
 _apply = super(torch.autograd.Function, _Layer).apply
+
+
+def _gradients(held: LayerWeights, rows: Rows, k: int, *arguments: Any) -> tuple[Tensor | None, ...]:
+    if k:
+        return segments.backward(held, rows, k, *arguments)
+    return layercalls.backward(held, rows, *arguments)
 
 
 class _LayerGradient(torch.autograd.Function):
@@ -139,23 +159,24 @@ class _LayerGradient(torch.autograd.Function):
         ctx: Any,
         held: LayerWeights,
         rows: Rows,
+        k: int,
         needs: Sequence[bool],
         dy: Tensor | None,
         dhT: Tensor | None,
         dcT: Tensor | None,
-        y: Tensor,
-        tape: Tensor | None,
+        kept: Tensor,
+        kept_too: Tensor | None,
         *inputs: Any,  # x, h0, c0, weights
     ) -> tuple[Tensor | None, ...]:
         ctx.layout, ctx.rows, ctx.needs = held.layout, rows, needs
         ctx.save_for_backward(dy, dhT, dcT, *inputs)
         ctx.set_materialize_grads(False)
-        return layercalls.backward(held, rows, needs, dy, dhT, dcT, y, tape, *inputs)
+        return _gradients(held, rows, k, needs, dy, dhT, dcT, kept, kept_too, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         higher = torch.is_grad_enabled()
-        needs = ctx.needs_input_grad[3:6] + ctx.needs_input_grad[8:]
+        needs = ctx.needs_input_grad[4:7] + ctx.needs_input_grad[9:]
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
             # Views, so that the derivative by one of them does not run through another that depends on it.
             given: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
@@ -163,7 +184,7 @@ class _LayerGradient(torch.autograd.Function):
             outputs = composition(ctx.layout.cell, ctx.rows, ctx.layout.n_directions, *inputs)
             first = _derivatives(outputs, d_outputs, inputs, ctx.needs, create_graph=True)
             second = _derivatives(first, upstream, given, needs, create_graph=higher)
-        return None, None, None, *second[:3], None, None, *second[3:]
+        return None, None, None, None, *second[:3], None, None, *second[3:]
 
 
 def _derivatives(

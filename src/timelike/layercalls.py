@@ -17,7 +17,7 @@ from timelike.kernels import Rows
 from timelike.layerweights import LayerWeights, Layout, plain
 from timelike.threads import get_num_threads
 
-__all__ = ["backward", "dense", "forward"]
+__all__ = ["at", "backward", "dense", "forward", "gradients", "row_distance"]
 
 
 def at(x: Tensor | None, offset: int = 0) -> int:
@@ -103,7 +103,7 @@ def backward(
     threads, (_held, packed) = get_num_threads(), held.backward()
     d_weights: list[Tensor | None] = []
     for k in range(K):
-        found = _gradients(weights[k * n : (k + 1) * n], needs[3 + k * n : 3 + (k + 1) * n], w)
+        found = gradients(weights[k * n : (k + 1) * n], needs[3 + k * n : 3 + (k + 1) * n], w)
         w.native.backward(
             rows.native, 0, end, k == 1, packed[k],
             at(x), ldx, at(h0, k * hs), at(c0, k * cs), at(y, k * ys), K * R,
@@ -123,7 +123,7 @@ def _strides(held: LayerWeights, rows: Rows) -> tuple[int, int, int, int]:
     return B * w.state_size * size, B * w.units * size, rows.n_rows * w.tape * size, w.state_size * size
 
 
-def _gradients(weights: Sequence[Tensor], needs: Sequence[bool], w: Layout) -> list[Tensor | None]:
+def gradients(weights: Sequence[Tensor], needs: Sequence[bool], w: Layout) -> list[Tensor | None]:
     """Make room for the gradients of one direction's weights."""
     if not any(needs):
         return [None] * len(weights)
