@@ -72,6 +72,8 @@ network:
   recurrent:
     - {cell: lstm, units: 16, bidirectional: true}
     - {units: 8}
+    - {cell: gru, units: 4, reset_after: false}
+    - {cell: rnn_relu}
   dropout: 0.1
   pooling: mean
   head: {units: [], activation: tanh, dropout: 0.2}
@@ -98,7 +100,12 @@ output: ../out
     assert config.data.transform_of("anything") == "none"
     assert config.sequence.keep_last == 40
     assert config.split.remainders.test == (3,)
-    assert [layer.units for layer in config.network.recurrent] == [16, 8]
+    assert [layer.summary for layer in config.network.recurrent] == [
+        "lstm 16 bidirectional",
+        "lstm 8",
+        "gru 4 reset_after false",
+        "rnn_relu 32",
+    ]
     assert config.network.head.units == ()
     assert config.training.optimiser == AdamConfig(name="adamw", learning_rate=1e-3, weight_decay=1.0)
     assert config.training.schedule == CosineSchedule(name="cosine", final=0.1)
@@ -184,6 +191,30 @@ BELOW_DATA = {
     ),
     "fraction of epochs": ("training: {epochs: 2.5}", "training.epochs: given 2.5; a whole number is needed"),
     "yes for true": ("training: {class_balance: yes}", "given 'yes'; true or false is needed"),
+    "unknown cell": (
+        "network: {recurrent: [{cell: gruu}]}",
+        "network.recurrent.0.cell: given 'gruu'; nearest: 'gru'",
+    ),
+    "option of another cell": (
+        "network: {recurrent: [{units: 3}, {cell: gru, peephole: true}]}",
+        "network.recurrent.1.peephole: unknown key; known: 'units', 'bidirectional', 'cell', 'reset_after'",
+    ),
+    "option of the cell by default": (
+        "network: {recurrent: [{peepholes: true}]}",
+        "network.recurrent.0.peepholes: unknown key; nearest: 'peephole'",
+    ),
+    "two variants of a cell": (
+        "network: {recurrent: [{peephole: true, coupled: true}]}",
+        "network.recurrent.0: given peephole and coupled; at most one of them is possible",
+    ),
+    "projection to more": (
+        "network: {recurrent: [{units: 8, projection: 8}]}",
+        "network.recurrent.0: given a projection of 8 units to 8; it must be to fewer",
+    ),
+    "projection below zero": (
+        "network: {recurrent: [{projection: -1}]}",
+        "network.recurrent.0.projection: given -1; it must be greater than or equal to 0",
+    ),
     "mapping for list": (
         "network: {recurrent: {units: 3}}",
         'network.recurrent: given {"units": 3}; a list is needed',

@@ -149,6 +149,60 @@ def test_activations(activation: str) -> None:
     torch.testing.assert_close(logits(net, sequences()), expected.detach(), rtol=1e-13, atol=1e-15)
 
 
+CELLS = {
+    "lstm": {"cell": "lstm"},
+    "peephole": {"cell": "lstm", "peephole": True},
+    "coupled": {"cell": "lstm", "coupled": True},
+    "projection": {"cell": "lstm", "projection": 3},
+    "gru": {"cell": "gru"},
+    "reset before": {"cell": "gru", "reset_after": False},
+    "one bias": {"cell": "gru", "inner_bias": False},
+    "rnn_tanh": {"cell": "rnn_tanh"},
+    "rnn_relu": {"cell": "rnn_relu"},
+}
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_layers_of_every_cell_are_those_of_the_config(tmp_path: Path, cell: dict[str, Any]) -> None:
+    layers = [{**cell, "units": 5, "bidirectional": True}, {**cell, "units": 4}]
+    config = NetworkConfig.model_validate_json(json.dumps({"recurrent": layers, "pooling": "last"}))
+    m = model(config)
+    for made, wanted in zip(m.network.recurrent, layers, strict=True):
+        assert made.hidden_size == wanted["units"]
+        assert made.bidirectional == wanted.get("bidirectional", False)
+        for name, attribute in {"projection": "proj_size"}.items():
+            assert getattr(made, attribute) == wanted.get(name, 0)
+        for name in ("peephole", "coupled", "reset_after", "inner_bias"):
+            assert getattr(made, name, None) == wanted.get(name, getattr(made, name, None))
+        assert made.mode.lower() == cell["cell"]
+    shapes = expected_shapes(config.model_dump(mode="json"), 2, 3)
+    assert shapes == {name: tuple(w.shape) for name, w in m.network.state_dict().items()}
+
+    save_model(m, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.network.config == config
+    np.testing.assert_array_equal(predict(again, sequences()), predict(m, sequences()))
+    m.network.train()
+    m.network(ragged(sequences(), torch.float64)).square().sum().backward()
+    assert all(p.grad.any() for p in m.network.recurrent.parameters())
+
+
+def test_a_model_file_from_before_there_were_options_is_read(tmp_path: Path) -> None:
+    m = model(NETWORKS["deep"])
+    path = tmp_path / "m.safetensors"
+    save_model(m, path)
+    content = path.read_bytes()
+    header = json.loads(
+        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["timelike"]
+    )
+    for layer in header["network"]["recurrent"]:
+        for option in ("projection", "peephole", "coupled"):
+            del layer[option]
+    path.write_bytes(save(load(content), metadata={"timelike": json.dumps(header)}))
+    assert load_model(path).network.config == m.network.config
+    np.testing.assert_array_equal(predict(load_model(path), sequences()), predict(m, sequences()))
+
+
 def test_read_only_rows_are_taken() -> None:
     batch = sequences()
     values = batch.values.copy()

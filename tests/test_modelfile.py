@@ -168,10 +168,10 @@ HEADERS = {
     "no variables": ({"variables": []}, "'variables' in the header is no list of names"),
     "names": ({"classes": ["a", 3]}, "'classes' in the header is no list of names"),
     "signal": ({"signal": "W"}, "signal 'W' in the header is not among the classes"),
-    "network": ({"network": {"recurrent": [{}]}}, "'network' in the header is incomplete ('units')"),
+    "network": ({"network": {"recurrent": [{}]}}, "'network' in the header is incomplete ('cell')"),
     "cell": (
         {"network": {"recurrent": [{"cell": "gru2", "units": 1, "bidirectional": False}]}},
-        "'network' in the header is incomplete ('gru2')",
+        "'network' in the header: unknown cell 'gru2'; nearest: 'gru'",
     ),
 }
 

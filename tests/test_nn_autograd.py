@@ -1,4 +1,4 @@
-"""The LSTM as a citizen of autograd: what is asked for and no more, and derivatives of derivatives."""
+"""Layers as citizens of autograd: what is asked for and no more, and derivatives of derivatives."""
 
 import pytest
 import torch
@@ -6,22 +6,27 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
-from lstm_cases import (
+from layer_cases import (
     F64,
+    IN_TORCH,
+    KINDS,
     assert_close,
     assert_same_bits,
     everything,
+    flat,
+    layer,
     leaf,
     new_memory_full_of_nan,
     normal,
     offsets_of,
     pair,
+    states,
 )
 from timelike.nn import Ragged
 
 T, B, D, H = 3, 2, 2, 3
 PACKED = torch.tensor([3, 2, 2, 1])  # sequences of 4, 3 and 1 steps
-KINDS = {
+LAYOUTS = {
     "padded": lambda x: x.view(4, 2, D),
     "packed": lambda x: PackedSequence(x, PACKED),
     "ragged": lambda x: Ragged(x, offsets_of([3, 0, 5])),
@@ -29,22 +34,24 @@ KINDS = {
 N_SEQUENCES = {"padded": 2, "packed": 3, "ragged": 3}
 
 
-def function_of_all(kind, *, num_layers, bidirectional, bias, with_hx):
+def function_of_all(layout, *, kind="lstm", num_layers, bidirectional, bias, with_hx):
     """The layer as a function of all that it may be differentiated by, and a point."""
-    _, lstm = pair(D, H, num_layers, bias, bidirectional=bidirectional)
-    names = [name for name, _ in lstm.named_parameters()]
-    states = (num_layers * (1 + bidirectional), N_SEQUENCES[kind], H)
-    point = [leaf(normal(8, D, seed=1)), *(leaf(normal(*states, seed=k)) for k in (2, 3) if with_hx)]
+    module = layer(kind, D, H, num_layers, bias=bias, bidirectional=bidirectional)
+    names = [name for name, _ in module.named_parameters()]
+    initial = (
+        flat(states(kind, num_layers * (1 + bidirectional), N_SEQUENCES[layout], H=H)) if with_hx else ()
+    )
+    point = [leaf(normal(8, D, seed=1)), *initial]
     n = len(point)
 
     def run(*inputs):
-        hx = inputs[1:3] if with_hx else None
+        hx = (inputs[1:n] if n == 3 else inputs[1]) if with_hx else None
         parameters = dict(zip(names, inputs[n:], strict=True))
-        output, last = torch.func.functional_call(lstm, parameters, (KINDS[kind](inputs[0]), hx))
+        output, last = torch.func.functional_call(module, parameters, (LAYOUTS[layout](inputs[0]), hx))
         y = output if isinstance(output, torch.Tensor) else output[0]
-        return y, *last
+        return y, *flat(last)
 
-    return run, (*point, *map(leaf, lstm.parameters()))
+    return run, (*point, *map(leaf, module.parameters()))
 
 
 OPTIONS = [
@@ -60,16 +67,25 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_gradients_pass_gradcheck(kind, options):
-    assert gradcheck(*function_of_all(kind, **options), fast_mode=True)
+def test_gradients_pass_gradcheck(layout, options):
+    assert gradcheck(*function_of_all(layout, **options), fast_mode=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_second_derivatives_pass_gradgradcheck(kind, options):
-    assert gradgradcheck(*function_of_all(kind, **options), fast_mode=True)
+def test_second_derivatives_pass_gradgradcheck(layout, options):
+    assert gradgradcheck(*function_of_all(layout, **options), fast_mode=True)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_of_all_cells_pass(kind, bias):
+    options = {"num_layers": 1, "bidirectional": True, "bias": bias, "with_hx": True}
+    run, point = function_of_all("ragged", kind=kind, **options)
+    assert gradcheck(run, point, fast_mode=True)
+    assert gradgradcheck(run, point, fast_mode=True)
 
 
 def test_full_jacobians_pass():
@@ -79,16 +95,17 @@ def test_full_jacobians_pass():
 
 
 @pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (2, True)])
-def test_third_derivatives_equal_torch(num_layers, bidirectional):
+@pytest.mark.parametrize("kind", IN_TORCH)
+def test_third_derivatives_equal_torch(kind, num_layers, bidirectional):
     results = []
-    for lstm in pair(D, H, num_layers, bidirectional=bidirectional):
-        states = (num_layers * (1 + bidirectional), B, H)
+    for module in pair(D, H, num_layers, bidirectional=bidirectional, kind=kind):
         x = leaf(normal(T, B, D, seed=1))
         # The initial states depend on the input, so that a derivative that takes a wrong way shows.
-        h0 = (x.mean() * normal(*states, seed=2)).sin()
-        y, (h, c) = lstm(x, (h0, h0 * h0))
-        loss = sum((t * normal(*t.shape, seed=3)).sum() for t in (y, h, c))
-        leaves = dict(lstm.named_parameters()) | {"x": x}
+        noise = flat(states(kind, num_layers * (1 + bidirectional), B, H=H))
+        hx = tuple((x.mean() * s.detach()).sin() for s in noise)
+        y, last = module(x, hx if len(hx) == 2 else hx[0])
+        loss = sum((t * normal(*t.shape, seed=3)).sum() for t in (y, *flat(last)))
+        leaves = dict(module.named_parameters()) | {"x": x}
         found = {}
         for order in (1, 2, 3):
             gradients = torch.autograd.grad(loss, tuple(leaves.values()), create_graph=order < 3)
@@ -125,14 +142,19 @@ def test_a_second_walk_over_a_retained_graph_gives_the_same_bits():
         torch.autograd.grad((y, h, c), leaves, upstream)
 
 
-@pytest.mark.parametrize("which", [{"y"}, {"h"}, {"c"}, {"y", "c"}, {"h", "c"}])
-def test_outputs_that_are_not_used_count_as_zero(which):
+@pytest.mark.parametrize(
+    ("kind", "which"),
+    [("lstm", which) for which in ("y", "h", "c", "yc", "hc")]
+    + [("lstm_projected", which) for which in ("y", "h", "c")]
+    + [(kind, which) for kind in ("gru", "rnn_tanh") for which in ("y", "h")],
+)
+def test_outputs_that_are_not_used_count_as_zero(kind, which):
     results = []
-    for lstm in pair(D, H, 2, bidirectional=True):
+    for module in pair(D, H, 2, bidirectional=True, kind=kind):
         x = leaf(normal(T, B, D, seed=1))
-        y, (h, c) = lstm(x)
-        used = [t for name, t in (("y", y), ("h", h), ("c", c)) if name in which]
-        leaves = dict(lstm.named_parameters()) | {"x": x}
+        y, last = module(x)
+        used = [t for name, t in zip("yhc", (y, *flat(last)), strict=False) if name in which]
+        leaves = dict(module.named_parameters()) | {"x": x}
         upstream = [normal(*t.shape, seed=2) for t in used]
         gradients = torch.autograd.grad(used, tuple(leaves.values()), upstream, allow_unused=True)
         results.append(dict(zip(leaves, gradients, strict=True)))
@@ -151,25 +173,20 @@ def test_expanded_and_strided_upstream_gradients():
     assert_close(ours, theirs)
 
 
-LEAVES = ["x", "h0", "c0", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0_reverse"]
-
-
-@pytest.mark.parametrize(
-    "wanted", [[name] for name in LEAVES] + [["x", "bias_hh_l0"], ["h0", "weight_hh_l0"]]
-)
-def test_only_what_is_asked_for_is_given_and_it_is_the_same(wanted):
-    _, lstm = pair(D, H, bidirectional=True)
-    states = [leaf(normal(2, B, H, seed=k)) for k in (2, 3)]
-    full = everything(lstm, leaf(normal(T, B, D, seed=1)), tuple(states))
-    leaves = {"x": normal(T, B, D, seed=1)} | dict(
-        zip(("h0", "c0"), (s.detach() for s in states), strict=True)
-    )
-    for name, t in (leaves | dict(lstm.named_parameters())).items():
-        t.requires_grad_(name in wanted)
-    part = everything(lstm, leaves["x"], (leaves["h0"], leaves["c0"]))
-    assert {name for name in part if name[0] == "d"} == {f"d{name}" for name in wanted}
-    for name, got in part.items():
-        assert_same_bits(got, full[name], name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_is_asked_for_is_given_and_it_is_the_same(kind):
+    module = layer(kind, D, H, bidirectional=True)
+    initial = states(kind, 2, B, H=H)
+    full = everything(module, leaf(normal(T, B, D, seed=1)), initial)
+    x, hx = normal(T, B, D, seed=1), tuple(s.detach() for s in flat(initial))
+    leaves = {"x": x} | dict(zip(("h0", "c0"), hx, strict=False)) | dict(module.named_parameters())
+    for wanted in [*([name] for name in leaves), ["x", "bias_ih_l0"], ["h0", "weight_hh_l0"]]:
+        for name, t in leaves.items():
+            t.requires_grad_(name in wanted)
+        part = everything(module, x, hx if len(hx) == 2 else hx[0])
+        assert {name for name in part if name[0] == "d"} == {f"d{name}" for name in wanted}
+        for name, got in part.items():
+            assert_same_bits(got, full[name], f"{name} where {wanted} are asked for")
 
 
 def test_no_tape_is_kept_when_no_gradient_is_needed():
@@ -197,12 +214,13 @@ def test_changing_what_backward_needs_raises(victim):
         y.sum().backward()
 
 
-def test_gradients_of_both_biases_share_no_memory():
-    _, lstm = pair(D, H)
-    y, _ = lstm(normal(T, B, D, seed=1))
-    g_ih, g_hh = torch.autograd.grad(y.sum(), (lstm.bias_ih_l0, lstm.bias_hh_l0))
-    assert torch.equal(g_ih, g_hh)
-    assert g_ih.data_ptr() != g_hh.data_ptr()
+@pytest.mark.parametrize("kind", IN_TORCH)
+def test_gradients_of_both_biases_share_no_memory(kind):
+    module = layer(kind, D, H)
+    y, _ = module(normal(T, B, D, seed=1))
+    g_ih, g_hh = torch.autograd.grad(y.sum(), (module.bias_ih_l0, module.bias_hh_l0))
+    assert torch.equal(g_ih, g_hh) == (kind != "gru")  # whose second bias stands inside the reset
+    assert g_ih.untyped_storage().data_ptr() != g_hh.untyped_storage().data_ptr()
 
 
 def test_gradients_accumulate_over_calls():
@@ -269,11 +287,12 @@ def test_forward_mode_is_refused(no_grad):
 
 
 @pytest.mark.parametrize("rows", [1, 40])
-def test_no_output_is_left_unwritten(rows):
-    _, lstm = pair(D, H, 2, bidirectional=True)
-    hx = tuple(leaf(normal(4, 2, H, seed=k)) for k in (1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_output_is_left_unwritten(kind, rows):
+    module = layer(kind, D, H, 2, bidirectional=True)
+    hx = states(kind, 4, 2, H=H)
     x = Ragged(leaf(normal(rows, D, seed=3)), torch.tensor([0, 0, rows]))
     with new_memory_full_of_nan():
-        found = everything(lstm, x, hx)
+        found = everything(module, x, hx)
     assert all(t.isfinite().all() for t in found.values())
     assert found["y"].dtype == F64

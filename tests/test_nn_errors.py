@@ -1,12 +1,12 @@
-"""What timelike.nn.LSTM refuses: in one line, with torch's kind of error where torch has one."""
+"""What timelike.nn refuses: in one line, with torch's kind of error where torch has one."""
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from lstm_cases import F32, F64, normal, pair
-from timelike.nn import LSTM, Ragged
+from layer_cases import F32, F64, normal, pair
+from timelike.nn import GRU, LSTM, Ragged
 
 D, H = 5, 9
 
@@ -31,6 +31,17 @@ def with_states_to(where, lstm):
     return lstm
 
 
+def states_of(m, *shape, dtype=F64):
+    """States of this shape, in the form that a layer takes."""
+    zeros = torch.zeros(shape, dtype=dtype)
+    return (zeros, zeros) if m.mode == "LSTM" else zeros
+
+
+def made(m, *arguments, **options):
+    """A layer of the same class."""
+    return type(m)(*arguments, **options)
+
+
 REFUSED_AS_BY_TORCH = {
     "one axis": lambda m: m(normal(D, seed=1)),
     "four axes": lambda m: m(normal(1, 1, 1, D, seed=1)),
@@ -39,42 +50,65 @@ REFUSED_AS_BY_TORCH = {
     "integers": lambda m: m(torch.zeros(2, 1, D, dtype=torch.int64)),
     "no steps": lambda m: m(torch.zeros(0, 1, D, dtype=F64)),
     "no steps, unbatched": lambda m: m(torch.zeros(0, D, dtype=F64)),
-    "h0 of other batch size": lambda m: m(normal(2, 1, D, seed=1), (torch.zeros(1, 2, H, dtype=F64),) * 2),
-    "c0 of other width": lambda m: m(
-        normal(2, 1, D, seed=1), (torch.zeros(1, 1, H, dtype=F64), torch.zeros(1, 1, H + 1, dtype=F64))
-    ),
-    "states without batch axis": lambda m: m(normal(2, 1, D, seed=1), (torch.zeros(1, H, dtype=F64),) * 2),
-    "states with batch axis": lambda m: m(normal(2, D, seed=1), (torch.zeros(1, 1, H, dtype=F64),) * 2),
-    "states of other dtype": lambda m: m(normal(2, 1, D, seed=1), (torch.zeros(1, 1, H),) * 2),
-    "bias no bool": lambda m: type(m)(D, H, bias=1),
-    "batch_first no bool": lambda m: type(m)(D, H, batch_first=0),
-    "dropout above one": lambda m: type(m)(D, H, 2, dropout=1.5),
-    "dropout a bool": lambda m: type(m)(D, H, 2, dropout=True),
-    "dropout a string": lambda m: type(m)(D, H, 2, dropout="0.5"),
-    "no inputs": lambda m: type(m)(0, H),
-    "no units": lambda m: type(m)(D, 0),
-    "inputs no int": lambda m: type(m)(3.0, H),
-    "units no int": lambda m: type(m)(D, "4"),
-    "no layers": lambda m: type(m)(D, H, 0),
-    "layers no int": lambda m: type(m)(D, H, 1.5),
-    "projection below zero": lambda m: type(m)(D, H, proj_size=-1),
-    "projection not below units": lambda m: type(m)(D, H, proj_size=H),
-    "no units given": lambda m: type(m)(D),
+    "h0 of other batch size": lambda m: m(normal(2, 1, D, seed=1), states_of(m, 1, 2, H)),
+    "h0 of other width": lambda m: m(normal(2, 1, D, seed=1), states_of(m, 1, 1, H + 1)),
+    "h0 of other width, unbatched": lambda m: m(normal(2, D, seed=1), states_of(m, 1, H + 1)),
+    "states without batch axis": lambda m: m(normal(2, 1, D, seed=1), states_of(m, 1, H)),
+    "states with batch axis": lambda m: m(normal(2, D, seed=1), states_of(m, 1, 1, H)),
+    "states of other dtype": lambda m: m(normal(2, 1, D, seed=1), states_of(m, 1, 1, H, dtype=F32)),
+    "bias no bool": lambda m: made(m, D, H, bias=1),
+    "batch_first no bool": lambda m: made(m, D, H, batch_first=0),
+    "dropout above one": lambda m: made(m, D, H, 2, dropout=1.5),
+    "dropout a bool": lambda m: made(m, D, H, 2, dropout=True),
+    "dropout a string": lambda m: made(m, D, H, 2, dropout="0.5"),
+    "no inputs": lambda m: made(m, 0, H),
+    "no units": lambda m: made(m, D, 0),
+    "inputs no int": lambda m: made(m, 3.0, H),
+    "units no int": lambda m: made(m, D, "4"),
+    "no layers": lambda m: made(m, D, H, 0),
+    "layers no int": lambda m: made(m, D, H, 1.5),
+    "no units given": lambda m: made(m, D),
+    "unknown argument": lambda m: made(m, D, H, layers=2),
 }
+OF_ONE_CLASS = {
+    "c0 of other width": (
+        "lstm",
+        lambda m: m(
+            normal(2, 1, D, seed=1), (torch.zeros(1, 1, H, dtype=F64), torch.zeros(1, 1, H + 1, dtype=F64))
+        ),
+    ),
+    "projected state as wide as the units": (
+        "lstm_projected",
+        lambda m: m(normal(2, 1, D, seed=1), states_of(m, 1, 1, H)),
+    ),
+    "projection below zero": ("lstm", lambda m: made(m, D, H, proj_size=-1)),
+    "projection not below units": ("lstm", lambda m: made(m, D, H, proj_size=H)),
+    "projection no int": ("lstm", lambda m: made(m, D, H, proj_size=1.5)),
+    "unknown nonlinearity": ("rnn_tanh", lambda m: made(m, D, H, nonlinearity="sigmoid")),
+    "packed, h0 of other batch size": ("gru", lambda m: m(packed_case(), torch.zeros(1, 3, H, dtype=F64))),
+}
+CASES = [(name, kind) for name in REFUSED_AS_BY_TORCH for kind in ("rnn_tanh", "lstm", "gru")]
+CASES += [(name, kind) for name, (kind, _) in OF_ONE_CLASS.items()]
 
 
-@pytest.mark.parametrize("name", REFUSED_AS_BY_TORCH)
-def test_refuses_with_torchs_kind_of_error(name):
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_refuses_with_torchs_kind_of_error_and_its_words(name, kind):
+    attempt = REFUSED_AS_BY_TORCH[name] if name in REFUSED_AS_BY_TORCH else OF_ONE_CLASS[name][1]
     raised = []
-    for lstm in pair(D, H):
+    for module in pair(D, H, kind=kind):
         with pytest.raises(Exception) as caught:  # noqa: PT011  the kinds are compared
-            REFUSED_AS_BY_TORCH[name](lstm)
+            attempt(module)
         raised.append(caught)
     theirs, ours = raised
     assert ours.type is theirs.type
     message = str(ours.value)
     assert message
     assert "\n" not in message
+    # What torch itself says: not its native code, and not Python about a call.
+    frame = theirs.traceback[-1]
+    if frame.path.name == "rnn.py" and "raise" in str(frame.statement):
+        words = str(theirs.value).replace("RNN input dtype", f"{ours.value.args[0].split()[0]} input dtype")
+        assert message.startswith(words.removesuffix(" instead"))
 
 
 REFUSED_BY_US = {
@@ -90,6 +124,27 @@ REFUSED_BY_US = {
     "meta": (NotImplementedError, "device meta", lambda m: m.to("meta")(normal(1, 1, D, seed=1))),
     "meta input": (ValueError, "device meta", lambda m: m(normal(1, 1, D, seed=1).to("meta"))),
     "a list": (TypeError, "list; possible: Tensor", lambda m: m([[1.0] * D])),
+    "two states of a cell with one": (
+        TypeError,
+        r"GRU: hx must be a tensor h_0, got \['Tensor', 'Tensor'\]",
+        lambda m: GRU(D, H)(torch.zeros(1, 1, D), (torch.zeros(1, 1, H), torch.zeros(1, 1, H))),
+    ),
+    "projection of a GRU": (TypeError, "proj_size", lambda m: GRU(D, H, proj_size=2)),
+    "reset_after no bool": (
+        TypeError,
+        "reset_after should be of type bool",
+        lambda m: GRU(D, H, reset_after=0),
+    ),
+    "inner_bias no bool": (
+        TypeError,
+        "inner_bias should be of type bool",
+        lambda m: GRU(D, H, inner_bias=None),
+    ),
+    "extras by position": (
+        TypeError,
+        "positional",
+        lambda m: GRU(D, H, 1, True, False, 0.0, False, None, F64, False),
+    ),
     "one state": (TypeError, r"\(h_0, c_0\)", lambda m: m(normal(1, 1, D, seed=1), torch.zeros(1, 1, H))),
     "no c0": (TypeError, "NoneType", lambda m: m(normal(1, 1, D, seed=1), (torch.zeros(1, 1, H), None))),
     # torch reads beyond the weights or the states in these two

@@ -3,19 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_sequence, pad_sequence
+from torch.nn.utils.rnn import pack_sequence
 
-from lstm_cases import (
+from layer_cases import (
     F32,
     F64,
+    KINDS,
     assert_close,
     assert_same_bits,
     everything,
+    flat,
+    layer,
     leaf,
     new_memory_full_of_nan,
     normal,
     offsets_of,
     pair,
+    state_sizes,
+    states,
 )
 from timelike.nn import LSTM, Ragged
 from timelike.sequences import Sequences
@@ -24,29 +29,33 @@ D, H = 5, 9
 LENGTHS = [4, 7, 1, 4, 2]  # of the sequences that are followed through all kinds of company
 
 
-def sequence(b, dtype):
-    """Sequence b, its states [4, H] and upstream gradients [T, 2 H] and [4, H]: the same in any company."""
+def sequence(kind, b, dtype):
+    """Sequence b, its states [4, H] and upstream gradients [T, 2 R], [4, H]: the same in any company."""
     steps = LENGTHS[b] if b < len(LENGTHS) else 1 + 5 * b % 11
-    data = normal(steps, D, seed=b, dtype=dtype), normal(4, H, seed=100 + b, dtype=dtype)
-    upstream = normal(steps, 2 * H, seed=200 + b, dtype=dtype), normal(4, H, seed=300 + b, dtype=dtype)
-    return *data, *upstream
+    sizes = state_sizes(kind, H)
+    data = normal(steps, D, seed=b, dtype=dtype)
+    upstream = normal(steps, 2 * sizes[0], seed=200 + b, dtype=dtype)
+    initial = [normal(4, size, seed=100 + 7 * b + k, dtype=dtype) for k, size in enumerate(sizes)]
+    d_last = [normal(4, size, seed=300 + 7 * b + k, dtype=dtype) for k, size in enumerate(sizes)]
+    return data, initial, upstream, d_last
 
 
-def through(lstm, members, layout, dtype):
+def through(module, kind, members, layout, dtype):
     """Outputs and gradients of every member of a batch in a layout, one dict per member."""
-    xs, states, dys, d_states = zip(*(sequence(b, dtype) for b in members), strict=True)
+    xs, initial, dys, d_lasts = zip(*(sequence(kind, b, dtype) for b in members), strict=True)
     lengths = [len(x) for x in xs]
-    hx = tuple(leaf(torch.stack(states, 1) * s) for s in (1.0, 0.5))
+    states = tuple(leaf(torch.stack(s, 1)) for s in zip(*initial, strict=True))
+    hx = states if len(states) == 2 else states[0]
     x, dy = torch.cat(xs), torch.cat(dys)
-    d_last = torch.stack(d_states, 1)
+    d_last = [torch.stack(d, 1) for d in zip(*d_lasts, strict=True)]
     if layout == "ragged":
         x = leaf(x)
-        output, last = lstm(Ragged(x, offsets_of(lengths)), hx)
+        output, last = module(Ragged(x, offsets_of(lengths)), hx)
         y, steps = output.values, torch.arange(len(x)).split(lengths)
     elif layout == "packed":
         packed = pack_sequence(list(xs), enforce_sorted=False)
         x, dy = leaf(packed.data), pack_sequence(list(dys), enforce_sorted=False).data
-        output, last = lstm(packed._replace(data=x), hx)
+        output, last = module(packed._replace(data=x), hx)
         y = output.data
         at = pack_sequence(
             list(torch.arange(sum(lengths)).split(lengths)), enforce_sorted=False
@@ -54,42 +63,46 @@ def through(lstm, members, layout, dtype):
         steps = at.split(lengths)
     elif layout == "jagged":
         x = leaf(x)
-        output, last = lstm(torch.nested.nested_tensor_from_jagged(x, offsets_of(lengths)), hx)
+        output, last = module(torch.nested.nested_tensor_from_jagged(x, offsets_of(lengths)), hx)
         y, steps = output.values(), torch.arange(len(x)).split(lengths)
     else:
-        first = layout == "batch_first"
-        assert len(set(lengths)) == 1
-        x, dy = (pad_sequence(list(s), batch_first=first) for s in (xs, dys))
+        first = layout in ("batch_first", "left padded", "holes")
+        T = max(lengths) + (layout == "holes")
+        mask = torch.arange(T) < torch.tensor(lengths)[:, None]  # [B, T]
+        if layout == "left padded":
+            mask = mask.flip(1)
+        elif layout == "holes":  # the first step of every other sequence comes a step early
+            for k in range(len(lengths)):
+                mask[k, : lengths[k] + 1] = True
+                mask[k, k % 2] = False
+        rows = torch.arange(mask.numel()).view(mask.shape)
+        x, dy = (
+            torch.full((*mask.shape, s.shape[1]), torch.nan, dtype=dtype).index_put((mask,), s)
+            for s in (x, dy)
+        )
+        steps = [rows[k][mask[k]] for k in range(len(lengths))]
+        if not first:
+            x, dy, mask = x.transpose(0, 1).contiguous(), dy.transpose(0, 1).contiguous(), mask.T
+            steps = [torch.arange(mask.numel()).view(mask.shape)[mask[:, k], k] for k in range(len(lengths))]
         x = leaf(x)
-        lstm.batch_first = first
-        y, last = lstm(x, hx)
-        rows = torch.arange(sum(lengths)).view(x.shape[:2])
-        steps = list(rows) if first else list(rows.T)
-    gradients = torch.autograd.grad((y, *last), (x, *hx), (dy, d_last, -d_last))
-    y, dx, dy = (t.detach().reshape(-1, t.shape[-1]) for t in (y, gradients[0], dy))
-    return {
-        b: {
-            "y": y[steps[k]],
-            "dx": dx[steps[k]],
-            "h_n": last[0][:, k].detach(),
-            "c_n": last[1][:, k].detach(),
-            "dh0": gradients[1][:, k],
-            "dc0": gradients[2][:, k],
-        }
-        for k, b in enumerate(members)
-    }
+        module.batch_first = first
+        y, last = module(x, hx, mask=None if mask.all() else mask)
+    last = flat(last)
+    gradients = torch.autograd.grad((y, *last), (x, *states), (dy, *d_last))
+    y, dx = (t.detach().reshape(-1, t.shape[-1]) for t in (y, gradients[0]))
+    found = {}
+    for k, b in enumerate(members):
+        found[b] = {"y": y[steps[k]], "dx": dx[steps[k]]}
+        found[b] |= {f"last {j}": s[:, k].detach() for j, s in enumerate(last)}
+        found[b] |= {f"d initial {j}": s[:, k] for j, s in enumerate(gradients[1:])}
+    return found
 
 
-def network(dtype):
-    return pair(D, H, 2, bidirectional=True, dtype=dtype)[1]
-
-
-@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("layout", "members"),
     [
         ("ragged", [0, 1]),
-        ("ragged", [0, 1, 2, 3, 4]),
         ("ragged", [4, 2, 0, 3, 1]),
         ("ragged", [*range(40, 5, -1), 0, 3, 4, 1, 2, *range(41, 60)]),  # more than one chunk
         ("ragged", [*range(130)]),
@@ -101,66 +114,78 @@ def network(dtype):
         ("batch_first", [3, 0]),
         ("time_major", [0, *[3] * 70]),
         ("batch_first", [3] * 50 + [0]),
+        ("time_major", [0, 1, 2, 3, 4]),  # padded at the end, with a mask
+        ("batch_first", [4, 2, 0, 3, *range(7, 70), 1]),
+        ("left padded", [0, 1, 2, 3, 4]),
+        ("left padded", [4, 2, 0, 3, *range(7, 70), 1]),
+        ("holes", [0, 1, 2, 3, 4]),
     ],
 )
-def test_company_padding_and_layout_change_no_bit(layout, members, dtype):
-    lstm = network(dtype)
-    together = through(lstm, members, layout, dtype)
+def test_company_padding_and_layout_change_no_bit(layout, members, kind):
+    dtype = F32 if kind in ("lstm", "gru") else F64
+    module = layer(kind, D, H, 2, bidirectional=True, dtype=dtype)
+    together = through(module, kind, members, layout, dtype)
     for b in {*members} & {*range(len(LENGTHS))}:
-        alone = through(lstm, [b], "time_major", dtype)[b]
+        alone = through(module, kind, [b], "time_major", dtype)[b]
         for name, expected in alone.items():
             assert_same_bits(together[b][name], expected, f"{name} of sequence {b}")
 
 
-@pytest.mark.parametrize("dtype", [F32, F64])
-def test_unbatched_and_batched_have_the_same_bits(dtype):
-    lstm = network(dtype)
-    x, states, dy, d_last = sequence(1, dtype)
+@pytest.mark.parametrize("kind", KINDS)
+def test_unbatched_and_batched_have_the_same_bits(kind):
+    module = layer(kind, D, H, 2, bidirectional=True)
+    x, initial, dy, d_last = sequence(kind, 1, F64)
     results = []
     for batched in (False, True):
         at = (slice(None), None) if batched else (slice(None),)
-        leaves = leaf(x), leaf(states), leaf(0.5 * states)
-        given = [t[at] for t in leaves]
-        y, last = lstm(given[0], (given[1], given[2]))
-        upstream = [t[at] for t in (dy, d_last, -d_last)]
-        results.append([t[at] for t in torch.autograd.grad((y, *last), leaves, upstream)])
-        results[-1] += [t if batched else t[:, None] for t in (y, *last)]
+        leaves = leaf(x), *(leaf(s) for s in initial)
+        given, *hx = [t[at] for t in leaves]
+        y, last = module(given, tuple(hx) if len(hx) == 2 else hx[0])
+        outputs = (y, *flat(last))
+        gradients = torch.autograd.grad(outputs, leaves, [t[at] for t in (dy, *d_last)])
+        results.append([*gradients, *(t.squeeze(1) if batched else t for t in outputs)])
     for got, expected in zip(*results, strict=True):
-        assert_same_bits(got.reshape(expected.shape), expected)
+        assert_same_bits(got, expected)
 
 
-def test_zero_length_sequences_change_nothing_of_the_others():
-    _, lstm = pair(D, H, 2, bidirectional=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_length_sequences_change_nothing_of_the_others(kind):
+    module = layer(kind, D, H, 2, bidirectional=True)
     x = normal(6, D, seed=1)
-    dense = everything(lstm, Ragged(leaf(x), torch.tensor([0, 4, 6])))
-    y, (h_n, c_n) = lstm(Ragged(x, torch.tensor([0, 0, 4, 4, 6, 6])))
+    dense = everything(module, Ragged(leaf(x), torch.tensor([0, 4, 6])))
+    y, last = module(Ragged(x, torch.tensor([0, 0, 4, 4, 6, 6])))
     assert_same_bits(y.values, dense["y"])
-    for last, expected in ((h_n, dense["h_n"]), (c_n, dense["c_n"])):
-        assert_same_bits(last[:, [1, 3]], expected)
-        assert not last[:, [0, 2, 4]].any()
+    for got, name in zip(flat(last), ("h_n", "c_n"), strict=False):
+        assert_same_bits(got[:, [1, 3]], dense[name])
+        assert not got[:, [0, 2, 4]].any()
 
 
 @pytest.mark.parametrize("offsets", [[0], [0, 0], [0, 0, 0, 0]])
-def test_a_batch_without_steps_gives_the_initial_states_and_their_gradients(offsets):
-    _, lstm = pair(D, H, 2, bidirectional=True)
-    hx = tuple(leaf(normal(4, len(offsets) - 1, H, seed=k)) for k in (1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_steps_gives_the_initial_states_and_their_gradients(kind, offsets):
+    module = layer(kind, D, H, 2, bidirectional=True)
+    hx = states(kind, 4, len(offsets) - 1, H=H)
     x = Ragged(leaf(torch.empty(0, D, dtype=F64)), torch.tensor(offsets))
-    found = everything(lstm, x, hx)
-    assert found["y"].shape == (0, 2 * H)
-    assert torch.equal(found["h_n"], hx[0])
-    assert torch.equal(found["c_n"], hx[1])
-    assert torch.equal(found["dh0"], normal(4, len(offsets) - 1, H, seed=12))
+    found = everything(module, x, hx)
+    assert found["y"].shape == (0, 2 * state_sizes(kind, H)[0])
+    for k, s in enumerate(flat(hx)):
+        assert torch.equal(found["hc"[k] + "_n"], s)
+        assert torch.equal(found["d" + "hc"[k] + "0"], normal(*s.shape, seed=12 + k))
     assert found["dx"].shape == (0, D)
-    assert all(not found[f"d{name}"].any() for name, _ in lstm.named_parameters())
+    assert all(not found[f"d{name}"].any() for name, _ in module.named_parameters())
 
 
-def test_an_empty_batch_gives_empty_outputs_and_zero_gradients():
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_gives_empty_outputs_and_zero_gradients(kind):
     for options, shape in (({}, (3, 0, D)), ({"batch_first": True}, (0, 3, D))):
-        theirs, ours = pair(D, H, 2, **options)
+        module = layer(kind, D, H, 2, **options)
         x = leaf(torch.empty(shape, dtype=F64))
-        y, (h, c) = ours(x)
-        assert [t.shape for t in (y, h, c)] == [t.shape for t in (theirs(x)[0], *theirs(x)[1])]
-        gradients = torch.autograd.grad(y.sum(), tuple(ours.parameters()))
+        y, last = module(x)
+        assert [t.shape for t in (y, *flat(last))] == [
+            (*shape[:2], state_sizes(kind, H)[0]),
+            *((2, 0, size) for size in state_sizes(kind, H)),
+        ]
+        gradients = torch.autograd.grad(y.sum(), tuple(module.parameters()))
         assert all(not g.any() for g in gradients)
 
 

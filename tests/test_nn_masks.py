@@ -3,7 +3,21 @@
 import pytest
 import torch
 
-from lstm_cases import F32, F64, assert_same_bits, everything, leaf, new_memory_full_of_nan, normal, pair
+from layer_cases import (
+    F32,
+    F64,
+    KINDS,
+    assert_same_bits,
+    everything,
+    flat,
+    layer,
+    leaf,
+    new_memory_full_of_nan,
+    normal,
+    pair,
+    state_sizes,
+    states,
+)
 from timelike.nn import Ragged
 
 T, B, D, H = 9, 6, 5, 7
@@ -30,11 +44,12 @@ MASKS = ["right padding", "left padding", "padding at both ends", "holes", "all"
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize("kind", MASKS)
-def test_a_masked_batch_is_a_ragged_one(kind, dtype, batch_first):
-    _, lstm = pair(D, H, 2, bidirectional=True, batch_first=batch_first, dtype=dtype)
-    mask = mask_of(kind)
+@pytest.mark.parametrize("there", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_masked_batch_is_a_ragged_one(kind, there, batch_first):
+    dtype = F32 if kind in ("lstm", "gru") else F64
+    module = layer(kind, D, H, 2, bidirectional=True, batch_first=batch_first, dtype=dtype)
+    mask = mask_of(there)
     at = mask if batch_first else mask.T
 
     def arranged(x):  # [B, T, ...] as the layer takes it, or back
@@ -42,29 +57,29 @@ def test_a_masked_batch_is_a_ragged_one(kind, dtype, batch_first):
 
     x = normal(B, T, D, seed=1, dtype=dtype)
     x[~mask] = torch.nan  # never looked at
-    hx = tuple(leaf(normal(4, B, H, seed=k, dtype=dtype)) for k in (2, 3))
-    upstream = normal(B, T, 2 * H, seed=4, dtype=dtype)
+    hx = states(kind, 4, B, H=H, dtype=dtype)
+    width = 2 * state_sizes(kind, H)[0]
+    upstream = normal(B, T, width, seed=4, dtype=dtype)
     upstream[~mask] = torch.nan
-    d_states = [normal(4, B, H, seed=k, dtype=dtype) for k in (6, 7)]
+    d_last = [normal(*s.shape, seed=6 + k, dtype=dtype) for k, s in enumerate(flat(hx))]
 
     padded = leaf(arranged(x))
     with new_memory_full_of_nan():
-        y, last = lstm(padded, hx, mask=at)
-        got = torch.autograd.grad(
-            (y, *last), (padded, *hx, *lstm.parameters()), (arranged(upstream), *d_states)
-        )
-    assert y.shape == (*padded.shape[:2], 2 * H)
+        y, last = module(padded, hx, mask=at)
+        leaves = (padded, *flat(hx), *module.parameters())
+        got = torch.autograd.grad((y, *flat(last)), leaves, (arranged(upstream), *d_last))
+    assert y.shape == (*padded.shape[:2], width)
     assert y.is_contiguous()
 
     rows = leaf(x[mask])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)])
-    ragged, ragged_last = lstm(Ragged(rows, offsets), hx)
-    outputs = (ragged.values, *ragged_last)
-    expected = torch.autograd.grad(outputs, (rows, *hx, *lstm.parameters()), (upstream[mask], *d_states))
+    ragged, ragged_last = module(Ragged(rows, offsets), hx)
+    outputs = (ragged.values, *flat(ragged_last))
+    expected = torch.autograd.grad(outputs, (rows, *leaves[1:]), (upstream[mask], *d_last))
     for name, of_padded, of_ragged in [("y", y, ragged.values), ("dx", got[0], expected[0])]:
         assert_same_bits(arranged(of_padded.detach())[mask], of_ragged.detach(), name)
         assert not arranged(of_padded.detach())[~mask].any(), name
-    for of_padded, of_ragged in zip((*last, *got[1:]), (*ragged_last, *expected[1:]), strict=True):
+    for of_padded, of_ragged in zip((*flat(last), *got[1:]), (*outputs[1:], *expected[1:]), strict=True):
         assert_same_bits(of_padded, of_ragged)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, parametrizations, parametrize, prune, vector_to_parameters
 
-from lstm_cases import assert_close, assert_same_bits, everything, leaf, normal, pair
+from layer_cases import KINDS, assert_close, assert_same_bits, everything, flat, layer, leaf, normal, pair
 from timelike import layerweights
 from timelike.nn import LSTM
 
@@ -115,6 +115,22 @@ def test_every_change_of_the_weights_is_seen(name, grad):
         assert_same_bits(got, expected[what], what)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_of_any_parameter_is_seen(kind):
+    module, x = layer(kind, D, H, 2, bidirectional=True), normal(T, B, D, seed=1)
+    before, _ = module(x)
+    for name, p in module.named_parameters():
+        p.data[-1] += 1e-6  # of the biases and the peephole a number, of the matrices a row
+        y, last = module(x)
+        assert not torch.equal(y, before), name
+        fresh = layer(kind, D, H, 2, bidirectional=True)
+        fresh.load_state_dict(module.state_dict())
+        expected, expected_last = fresh(x)
+        for got, wanted in zip((y, *flat(last)), (expected, *flat(expected_last)), strict=True):
+            assert_same_bits(got, wanted, name)
+        before = y
+
+
 def test_negated_views_of_the_weights_are_other_weights():
     _, lstm = pair(D, H)
     x = normal(T, B, D, seed=1)
@@ -212,9 +228,10 @@ def through_torch_save(lstm):
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.parametrize("kind", ["rnn_relu", "lstm", "lstm_peephole", "gru_single_bias"])
 @pytest.mark.parametrize("by", [copy.deepcopy, copy.copy, through_pickle, through_torch_save])
-def test_copies_work_and_carry_nothing_that_is_packed(by):
-    _, lstm = pair(D, H, 2, bidirectional=True)
+def test_copies_work_and_carry_nothing_that_is_packed(by, kind):
+    lstm = layer(kind, D, H, 2, bidirectional=True)
     x = normal(T, B, D, seed=1)
     before = len(pickle.dumps(lstm))
     y, _ = lstm(x)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
+
+from timelike.config import NetworkConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,6 +27,24 @@ def test_the_code_of_the_readme_runs():
     assert back.dgates.shape == (70, 4 * 32)
 
 
+def test_the_code_of_the_page_on_layers_runs():
+    page = (ROOT / "docs" / "layers.md").read_text()
+    torch.manual_seed(1)
+    shown: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, shown)
+    output, h_n, mask = shown["output"], shown["h_n"], shown["mask"]
+    assert not output[~mask].any()
+    assert not h_n[:, 1].any()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config = NetworkConfig.model_validate_json(json.dumps(yaml.safe_load(text)["network"]))
+    assert [layer.summary for layer in config.recurrent] == [
+        "gru 32 bidirectional",
+        "lstm 32 projection 16",
+        "rnn_tanh 16",
+    ]
+
+
 def test_the_code_of_the_page_on_inference_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown: dict = {}
@@ -32,7 +54,7 @@ def test_the_code_of_the_page_on_inference_runs(tmp_path, monkeypatch):
 
 
 def test_the_links_of_the_pages_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "docs/equations.md", "docs/inference.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "docs/equations.md", "docs/inference.md", "docs/layers.md"):
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

@@ -6,9 +6,12 @@ One table for all who need to know: kernels, layers, model files, inference. Wha
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-__all__ = ["CELLS", "Cell", "parameter_shapes"]
+from timelike.errors import ConfigError, nearest
+
+__all__ = ["CELLS", "Cell", "CellOptions", "cell_of", "parameter_shapes"]
 
 
 class Cell(NamedTuple):
@@ -33,6 +36,39 @@ CELLS: dict[str, Cell] = {
 """Name -> what belongs to the cell. A GRU with one bias is a ``gru`` without ``bias_hh``."""
 
 
+class CellOptions(NamedTuple):
+    """The cell that a family with options is, and what its parameters depend on besides."""
+
+    cell: str
+    proj_size: int = 0
+    n_biases: int = 2
+
+
+def cell_of(layer: Mapping[str, Any]) -> CellOptions:
+    """Tell the cell of a layer of a config's network.
+
+    Parameters
+    ----------
+    layer : mapping
+        With ``cell``, and options of that cell, as `timelike.config` has them.
+
+    Examples
+    --------
+    >>> cell_of({"cell": "lstm", "peephole": True})
+    CellOptions(cell='lstm_peephole', proj_size=0, n_biases=2)
+    """
+    cell = layer["cell"]
+    if cell == "lstm":
+        variants = {"projected": layer.get("projection"), "peephole": layer.get("peephole")}
+        variants["coupled"] = layer.get("coupled")
+        cell = "_".join(["lstm", *(name for name, chosen in variants.items() if chosen)])
+        return CellOptions(cell, proj_size=layer.get("projection", 0))
+    if cell == "gru":
+        reset_after, inner_bias = layer.get("reset_after", True), layer.get("inner_bias", True)
+        return CellOptions("gru" if reset_after else "gru_reset_before", n_biases=2 if inner_bias else 1)
+    return CellOptions(cell)
+
+
 def parameter_shapes(
     cell: str, input_size: int, units: int, *, proj_size: int = 0, n_biases: int = 2
 ) -> dict[str, tuple[int, ...]]:
@@ -53,11 +89,18 @@ def parameter_shapes(
     n_biases : int
         0, 1 (``bias_ih`` alone) or 2.
 
+    Raises
+    ------
+    ConfigError
+        If there is no such cell.
+
     Examples
     --------
     >>> parameter_shapes("gru", 5, 2, n_biases=1)
     {'weight_ih': (6, 5), 'weight_hh': (6, 2), 'bias_ih': (6,)}
     """
+    if cell not in CELLS:
+        raise ConfigError(f"unknown cell {cell!r}; {nearest(cell, CELLS)}")
     kind = CELLS[cell]
     rows = len(kind.gates) * units
     shapes: dict[str, tuple[int, ...]] = {

@@ -45,11 +45,13 @@ __all__ = [
     "EarlyStoppingConfig",
     "EvaluationConfig",
     "FractionsConfig",
+    "GRUConfig",
     "HeadConfig",
+    "LSTMConfig",
     "NetworkConfig",
     "PlateauSchedule",
     "RMSpropConfig",
-    "RecurrentConfig",
+    "RNNConfig",
     "RemaindersConfig",
     "SGDConfig",
     "SequenceConfig",
@@ -82,9 +84,9 @@ def _listed(value: Any) -> Any:
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]  # one text or a list of them
 
 
-def _named(default: str) -> BeforeValidator:
+def _named(default: str, *, key: str = "name") -> BeforeValidator:
     """Choose an alternative where a mapping does not name one."""
-    return BeforeValidator(lambda value: {"name": default, **value} if isinstance(value, dict) else value)
+    return BeforeValidator(lambda value: {key: default, **value} if isinstance(value, dict) else value)
 
 
 class _Section(BaseModel):
@@ -239,12 +241,58 @@ class SplitConfig(_Section):
 # -- network ------------------------------------------------------------------------------------------------
 
 
-class RecurrentConfig(_Section):
-    """One recurrent layer."""
-
-    cell: Literal["lstm"] = "lstm"
+class _RecurrentLayer(_Section):
     units: PositiveInt = 32
     bidirectional: bool = False
+
+    @property
+    def summary(self) -> str:
+        """Cell and units, and what differs from the defaults: "gru 16 bidirectional"."""
+        values = self.model_dump(mode="json")
+        words = [values.pop("cell"), str(values.pop("units"))]
+        for name, value in values.items():
+            if value != type(self).model_fields[name].default:
+                words.append(name if value is True else f"{name} {json.dumps(value)}")
+        return " ".join(words)
+
+
+class LSTMConfig(_RecurrentLayer):
+    """Long short-term memory; at most one of its options, which `timelike.nn.LSTM` tells about."""
+
+    cell: Literal["lstm"] = "lstm"
+    projection: NonNegativeInt = 0  # size of the hidden state; 0: as many as units
+    peephole: bool = False
+    coupled: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> LSTMConfig:
+        chosen = [name for name in ("projection", "peephole", "coupled") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise ValueError(f"given {' and '.join(chosen)}; at most one of them is possible")
+        if self.projection >= self.units:
+            raise ValueError(
+                f"given a projection of {self.units} units to {self.projection}; it must be to fewer"
+            )
+        return self
+
+
+class GRUConfig(_RecurrentLayer):
+    """Gated recurrent unit; `timelike.nn.GRU` tells about its options."""
+
+    cell: Literal["gru"]
+    reset_after: bool = True
+    inner_bias: bool = True
+
+
+class RNNConfig(_RecurrentLayer):
+    """Simple recurrent layer."""
+
+    cell: Literal["rnn_tanh", "rnn_relu"]
+
+
+RecurrentLayer = Annotated[
+    LSTMConfig | GRUConfig | RNNConfig, Field(discriminator="cell"), _named("lstm", key="cell")
+]
 
 
 class HeadConfig(_Section):
@@ -258,7 +306,7 @@ class HeadConfig(_Section):
 class NetworkConfig(_Section):
     """Recurrent layers on top of each other, pooling over steps, dense head."""
 
-    recurrent: Annotated[tuple[RecurrentConfig, ...], Field(min_length=1)] = (RecurrentConfig(),)
+    recurrent: Annotated[tuple[RecurrentLayer, ...], Field(min_length=1)] = (LSTMConfig(),)
     dropout: Fraction = 0.0  # between recurrent layers
     pooling: Literal["last", "mean", "max"] = "last"
     head: HeadConfig = HeadConfig()

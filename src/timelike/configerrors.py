@@ -39,7 +39,7 @@ def first_error(error: ValidationError, document: YamlDocument, root: type[BaseM
     first = errors[0]
     path = _path_in(document.values, first["loc"], missing=first["type"] == "missing")
     if first["type"] == "union_tag_invalid":
-        path.append("name")
+        path.append(first["ctx"]["discriminator"].strip("'"))
     place = f"{document.where(path)}: {'.'.join(map(str, path))}" if path else document.where()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{place}: {_reason(dict(first), path, document.values, root)}{more}"
@@ -119,10 +119,11 @@ def _options(annotation: Any) -> list[Any]:
 
 
 def _chosen(options: list[Any], values: Any) -> type[BaseModel]:
-    """Choose the alternative that the key `name` names; the first where there is none."""
+    """Choose the alternative that the key `name` or `cell` names; the first where there is none."""
     sections: list[type[BaseModel]] = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
     for section in sections:
-        name = section.model_fields.get("name")
-        if name is not None and values.get("name") in get_args(name.annotation):
-            return section
+        for key in ("name", "cell"):
+            field = section.model_fields.get(key)
+            if field is not None and values.get(key) in get_args(field.annotation):
+                return section
     return sections[0]

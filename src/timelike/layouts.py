@@ -274,6 +274,6 @@ def conform(x: Tensor, name: str, cell: str, dtype: torch.dtype, error: type[Exc
     if torch.is_autocast_enabled("cpu") and x.is_floating_point():
         return x.to(dtype)
     raise error(
-        f"{cell}: {name} dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+        f"{cell} {name} dtype ({x.dtype}) does not match weight dtype ({dtype}). "
         f"Convert {name}: {name}.to({dtype}), or convert model: model.to({x.dtype})"
     )

@@ -26,11 +26,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from timelike.config import DataConfig, NetworkConfig, SequenceConfig
+from timelike.config import DataConfig, GRUConfig, LSTMConfig, NetworkConfig, RNNConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms
 from timelike.errors import ModelFileError
 from timelike.modelfile import read_model_file, write_model_file
-from timelike.nn import LSTM, Ragged
+from timelike.nn import GRU, LSTM, RNN, Ragged
 from timelike.sequences import Sequences
 
 __all__ = ["Model", "Network", "load_model", "logits", "pool", "predict", "ragged", "save_model"]
@@ -42,7 +42,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
 }
-_CELLS = {"lstm": LSTM}
 # Rows of a batch where only scores are wanted: enough to keep the kernels busy, a few MB of activations.
 _ROWS_AT_ONCE = 1 << 16
 
@@ -70,9 +69,9 @@ class Network(nn.Module):
         self.recurrent = nn.ModuleList()
         size = n_variables
         for layer in config.recurrent:
-            cell = _CELLS[layer.cell]
-            self.recurrent.append(cell(size, layer.units, bidirectional=layer.bidirectional, dtype=dtype))
-            size = layer.units * (2 if layer.bidirectional else 1)
+            made = _layer(layer, size, dtype)
+            self.recurrent.append(made)
+            size = made.output_size
         self.head = nn.ModuleList()
         for units in (*config.head.units, n_classes):
             self.head.append(nn.Linear(size, units, dtype=dtype))
@@ -96,13 +95,25 @@ class Network(nn.Module):
             if index:
                 dropped = nn.functional.dropout(batch.values, self.config.dropout, self.training)
                 batch = Ragged(dropped, batch.offsets)
-            batch, (final, _) = layer(batch)
+            batch, last = layer(batch)
+            final = last[0] if isinstance(last, tuple) else last
         x = pool(batch, final, self.config.pooling)
         for layer in self.head[:-1]:
             x = _ACTIVATIONS[self.config.head.activation](layer(x))
             x = nn.functional.dropout(x, self.config.head.dropout, self.training)
         scores: Tensor = self.head[-1](x)
         return scores
+
+
+def _layer(config: LSTMConfig | GRUConfig | RNNConfig, size: int, dtype: torch.dtype) -> LSTM | GRU | RNN:
+    options: dict[str, Any] = {"bidirectional": config.bidirectional, "dtype": dtype}
+    if isinstance(config, LSTMConfig):
+        options |= {"proj_size": config.projection, "peephole": config.peephole, "coupled": config.coupled}
+        return LSTM(size, config.units, **options)
+    if isinstance(config, GRUConfig):
+        options |= {"reset_after": config.reset_after, "inner_bias": config.inner_bias}
+        return GRU(size, config.units, **options)
+    return RNN(size, config.units, nonlinearity=config.cell.removeprefix("rnn_"), **options)
 
 
 def pool(batch: Ragged, final: Tensor, how: str) -> Tensor:

@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from timelike import __version__
-from timelike.errors import ModelFileError
+from timelike.cells import cell_of, parameter_shapes
+from timelike.errors import ConfigError, ModelFileError
 from timelike.files import replacing
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "expected_shapes", "read_model_file", "write_model_file"]
@@ -44,7 +45,6 @@ _MEANING: dict[str, type] = {  # key of the header -> what stands there
     "sequence": dict,
     "training": dict,
 }
-_GATES = {"lstm": 4}
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def expected_shapes(
     """Name and shape of each tensor of a network.
 
     Recurrent layer `l` has torch's names: ``recurrent.{l}.weight_ih_l0`` is [G H, D], ``weight_hh_l0`` is
-    [G H, H], and two biases are [G H]; names with ``_reverse`` belong to the backward direction. Dense layer
-    `k` of the head has ``head.{k}.weight`` [out, in] and ``head.{k}.bias`` [out].
+    [G H, R], and two biases are [G H], with whatever else belongs to the cell (`timelike.cells`); names with
+    ``_reverse`` belong to the backward direction. Dense layer `k` of the head has ``head.{k}.weight``
+    [out, in] and ``head.{k}.bias`` [out].
 
     Parameters
     ----------
@@ -82,14 +83,12 @@ def expected_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
     size = n_variables
     for index, layer in enumerate(network["recurrent"]):
-        units, rows = layer["units"], _GATES[layer["cell"]] * layer["units"]
+        cell, proj_size, n_biases = cell_of(layer)
         directions = ("", "_reverse") if layer["bidirectional"] else ("",)
+        of_layer = parameter_shapes(cell, size, layer["units"], proj_size=proj_size, n_biases=n_biases)
         for suffix in directions:
-            shapes[f"recurrent.{index}.weight_ih_l0{suffix}"] = (rows, size)
-            shapes[f"recurrent.{index}.weight_hh_l0{suffix}"] = (rows, units)
-            shapes[f"recurrent.{index}.bias_ih_l0{suffix}"] = (rows,)
-            shapes[f"recurrent.{index}.bias_hh_l0{suffix}"] = (rows,)
-        size = units * len(directions)
+            shapes |= {f"recurrent.{index}.{name}_l0{suffix}": shape for name, shape in of_layer.items()}
+        size = (proj_size or layer["units"]) * len(directions)
     for index, units in enumerate((*network["head"]["units"], n_classes)):
         shapes[f"head.{index}.weight"] = (units, size)
         shapes[f"head.{index}.bias"] = (units,)
@@ -211,6 +210,8 @@ def _header(text: str, path: Path) -> dict[str, Any]:
 def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any], path: Path) -> None:
     try:
         shapes = expected_shapes(meta["network"], len(meta["variables"]), len(meta["classes"]))
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: 'network' in the header: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: 'network' in the header is incomplete ({_one_line(error)})") from None
     for name, shape in shapes.items():

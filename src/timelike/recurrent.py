@@ -86,7 +86,7 @@ class Recurrent(nn.Module):
         self._n_directions = 2 if bidirectional else 1
         self._names: list[list[str]] = []  # of the parameters of each layer, one direction after the other
         for layer in range(num_layers):
-            columns = input_size if layer == 0 else self._state_size * self._n_directions
+            columns = input_size if layer == 0 else self.output_size
             n_biases = (2 if inner_bias else 1) if bias else 0
             shapes = parameter_shapes(cell, columns, hidden_size, proj_size=proj_size, n_biases=n_biases)
             self._names.append([])
@@ -110,9 +110,18 @@ class Recurrent(nn.Module):
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """Parameters of each layer and direction, as in `torch.nn`."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        """Names of them: private in `torch.nn` too, but many a script finds the biases by it."""
         n = len(self._names[0]) // self._n_directions
-        weights = [[getattr(self, name) for name in names] for names in self._names]
-        return [of_layer[k : k + n] for of_layer in weights for k in range(0, len(of_layer), n)]
+        return [names[k : k + n] for names in self._names for k in range(0, len(names), n)]
+
+    @property
+    def output_size(self) -> int:
+        """Width K R of the outputs."""
+        return self._n_directions * self._state_size
 
     @property
     def _state_size(self) -> int:
@@ -203,21 +212,20 @@ class Recurrent(nn.Module):
 
     def _initial(self, hx: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Check the initial states and give them, [layers K, B, R or H], in the order of the batch's rows."""
-        if CELLS[self._cell].has_cell_state:
-            if not _is_pair(hx):
-                raise TypeError(
-                    f"{self._kind}: hx must be a tuple (h_0, c_0) of two tensors, got {_kinds(hx)}"
-                )
-            h0, c0 = hx
-            _check_axes((h0, c0), batch.unbatched)
-            return (
-                self._state(h0, "hidden[0]", self._state_size, batch),
-                self._state(c0, "hidden[1]", self.hidden_size, batch),
-            )
-        if not isinstance(hx, Tensor):
-            raise TypeError(f"{self._kind}: hx must be a tensor h_0, got {_kinds(hx)}")
-        _check_axes((hx,), batch.unbatched)
-        return self._state(hx, "hidden", self._state_size, batch), None
+        axes = 2 if batch.unbatched else 3
+        if not CELLS[self._cell].has_cell_state:
+            if not isinstance(hx, Tensor):
+                raise TypeError(f"{self._kind}: hx must be a tensor h_0, got {_kinds(hx)}")
+            if hx.dim() != axes:
+                raise _wrong_axes(axes, hx)
+            return self._state(hx, "hidden", self._state_size, batch), None
+        if not _is_pair(hx):
+            raise TypeError(f"{self._kind}: hx must be a tuple (h_0, c_0) of two tensors, got {_kinds(hx)}")
+        h0, c0 = hx
+        if h0.dim() != axes or c0.dim() != axes:
+            raise _wrong_axes(axes, h0, c0)
+        h0 = self._state(h0, "hidden[0]", self._state_size, batch)
+        return h0, self._state(c0, "hidden[1]", self.hidden_size, batch)
 
     def _state(self, state: Tensor, name: str, size: int, batch: Batch) -> Tensor:
         if batch.unbatched:
@@ -274,19 +282,25 @@ def _outside_of_graphs(module: Recurrent, input: Any, hx: States | None, mask: T
 
 
 def _is_pair(hx: Any) -> bool:
-    return isinstance(hx, (tuple, list)) and len(hx) == 2 and all(isinstance(s, Tensor) for s in hx)
+    return (
+        isinstance(hx, (tuple, list))
+        and len(hx) == 2
+        and isinstance(hx[0], Tensor)
+        and isinstance(hx[1], Tensor)
+    )
 
 
 def _kinds(hx: Any) -> Any:
     return [type(s).__name__ for s in hx] if isinstance(hx, (tuple, list)) else type(hx).__name__
 
 
-def _check_axes(states: tuple[Tensor, ...], unbatched: bool) -> None:
-    axes, kind = (2, "unbatched 2-D") if unbatched else (3, "batched 3-D")
-    if any(state.dim() != axes for state in states):
-        names, given = " and ".join(("hx", "cx")[: len(states)]), [f"{state.dim()}-D" for state in states]
-        got = f"({', '.join(given)}) tensors" if len(given) > 1 else f"{given[0]} tensor"
-        raise RuntimeError(f"For {kind} input, {names} should also be {axes}-D but got {got}")
+def _wrong_axes(axes: int, *states: Tensor) -> RuntimeError:
+    kind, given = "unbatched" if axes == 2 else "batched", [f"{state.dim()}-D" for state in states]
+    if len(given) == 1:
+        names, got = "hx", f"{given[0]} tensor"
+    else:
+        names, got = "hx and cx", f"({', '.join(given)}) tensors"
+    return RuntimeError(f"For {kind} {axes}-D input, {names} should also be {axes}-D but got {got}")
 
 
 def require_bool(**flags: Any) -> None:

@@ -139,10 +139,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> dict[str, str | int | float]:
     record = model.training
-    layers = ", ".join(
-        f"{layer.cell} {layer.units}{' bidirectional' if layer.bidirectional else ''}"
-        for layer in config.network.recurrent
-    )
+    layers = ", ".join(layer.summary for layer in config.network.recurrent)
     head = ", ".join(f"dense {units}" for units in config.network.head.units)
     return {
         "network": ", ".join(part for part in (layers, f"pooling {config.network.pooling}", head) if part),
