@@ -34,14 +34,18 @@ def at(x: Tensor | None, offset: int = 0) -> int:
 
 def dense(x: Tensor) -> Tensor:
     """Give `x` where its rows are contiguous and lie at one distance, else a copy of it."""
-    if x.is_contiguous() or (x.dim() == 2 and x.stride(1) == 1):
+    if x.is_contiguous() or (x.stride(-1) == 1 and _rows_at_one_distance(x)):
         return x.resolve_neg() if x.is_neg() else x
     return x.contiguous()
 
 
+def _rows_at_one_distance(x: Tensor) -> bool:
+    return x.dim() == 2 or (x.dim() == 3 and x.stride(0) == x.shape[1] * x.stride(1))
+
+
 def row_distance(x: Tensor) -> int:
     """Numbers from one row of a dense tensor to the next."""
-    return x.stride(0) if x.dim() == 2 else x.shape[-1]
+    return x.shape[-1] if x.is_contiguous() else x.stride(-2)
 
 
 def forward(
