@@ -136,28 +136,57 @@ def test_layers_stand_one_upon_the_other(cell, layers, bidirectional):
     assert_same_bits(flat(last), tuple(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
-MODULES = {
-    "lstm": lambda *a, **k: timelike.nn.LSTM(*a, **k),
-}
-
-
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], ids=str)
-@pytest.mark.parametrize("name", MODULES)
-def test_bits_are_those_of_the_torch_layer(name, options, dtype, batch_first):
+def test_bits_are_those_of_the_torch_layer(options, dtype, batch_first):
     torch.manual_seed(1)
-    module = MODULES[name](5, 9, batch_first=batch_first, dtype=getattr(torch, dtype), **options)
+    module = timelike.nn.LSTM(5, 9, batch_first=batch_first, dtype=getattr(torch, dtype), **options)
     session = Recurrent.from_module(module)
     x, state = normal(6, 7, 5, dtype=dtype), states_of(session, 6 if batch_first else 7)
-    hx = tuple(torch.tensor(s) for s in flat(state))
+    hx = tuple(torch.tensor(s) for s in state)
     with torch.inference_mode():
-        expected = module(torch.tensor(x), hx if isinstance(state, tuple) else hx[0])
+        expected = module(torch.tensor(x), hx)
         ragged = module(timelike.nn.Ragged(torch.tensor(x[0]), torch.tensor([0, 5, 5, 7])))
     y, last = session.run(x, state=state)
     assert_same_bits(y, expected[0].numpy())
-    assert_same_bits(flat(last), tuple(t.numpy() for t in flat(expected[1])))
+    assert_same_bits(last, tuple(t.numpy() for t in expected[1]))
     assert_same_bits(session.run(x[0], offsets=[0, 5, 5, 7])[0], ragged[0].values.numpy())
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_bits_are_those_of_the_kernels(cell, bidirectional):
+    """Those that timelike.nn runs on."""
+    weights = random_weights(cell, 5, 9, R=4, bidirectional=bidirectional)
+    session, x, rows = Recurrent(weights, cell), normal(OFFSETS[-1], 5), kernels.Rows.ragged(OFFSETS)
+    y = np.full((len(x), session.output_size), np.nan, "float32")
+    for k, suffix in enumerate(("", "_reverse")[: 1 + bidirectional]):
+        end = f"_l0{suffix}"
+        own = {ARGUMENT[n[: -len(end)]]: w for n, w in weights.items() if n.endswith(end)}
+        R = session.state_size
+        kernels.forward(kernels.Packed(cell=cell, **own), rows, x, y[:, k * R : (k + 1) * R], reverse=k == 1)
+    assert_same_bits(session.run(x, offsets=OFFSETS)[0], y)
+
+
+@pytest.mark.parametrize("mode", ["RNN", "LSTM", "GRU"])
+def test_layers_of_torch_are_taken(mode):
+    torch.manual_seed(1)
+    module = getattr(torch.nn, mode)(5, 9, num_layers=2, bidirectional=True, dtype=torch.float64)
+    x = normal(7, 3, 5, dtype="float64")
+    with torch.inference_mode():
+        expected, last = module(torch.tensor(x))
+    y, state = Recurrent.from_module(module).run(x)
+    for got, law in zip((y, *flat(state)), (expected, *flat(last)), strict=True):
+        assert np.abs(got - law.numpy()).max() <= 1e-14  # of numbers up to 1, summed in another order
+
+
+def test_threads_do_not_change_the_bits():
+    x = normal(20, 150, 16)
+    runs = [Recurrent(random_weights("lstm", 16, 64), threads=n).run(x) for n in (1, 2, 3, 8)]
+    for y, last in runs[1:]:
+        assert_same_bits(y, runs[0][0])
+        assert_same_bits(last, runs[0][1])
 
 
 # Layouts
@@ -613,6 +642,13 @@ def test_outputs_over_inputs_are_refused():
         session.run(x[:1], state=state, out=state[1])
     with pytest.raises(ValueError, match=r"^out: shares memory with x$"):
         session.stream(3).step(x[0], x[0])
+
+
+def test_no_threads():
+    with pytest.raises(
+        ValueError, match=r"^threads: 0; at least 1, or None for timelike.get_num_threads\(\)$"
+    ):
+        Recurrent(random_weights("lstm", 5, 9), threads=0)
 
 
 def test_mistakes_with_streams():

@@ -25,6 +25,7 @@ from timelike import _core
 from timelike.cells import CELLS, parameter_shapes
 from timelike.errors import DataError, nearest
 from timelike.kernels import Packed
+from timelike.threads import get_num_threads
 
 __all__ = ["Recurrent", "Stream"]
 
@@ -58,6 +59,9 @@ class Recurrent:
         Whether padded batches are (B, T, D) instead of (T, B, D). States are (L K, B, R) all the same.
     prefix : str
         What stands before each name; names that begin otherwise are left out.
+    threads : int, optional
+        Use at most so many, by default as many as `timelike.get_num_threads` says; small batches use fewer.
+        The results do not depend on it.
     instruction_set : str, optional
         One of `timelike.kernels.available`, by default the active one.
 
@@ -68,6 +72,7 @@ class Recurrent:
         D, H, R and K R.
     num_layers : int
     bidirectional, batch_first : bool
+    threads : int or None
 
     Raises
     ------
@@ -101,7 +106,7 @@ class Recurrent:
         *,
         batch_first: bool = False,
         prefix: str = "",
-        threads: int = 1,
+        threads: int | None = None,
         instruction_set: str | None = None,
     ) -> None:
         if cell not in CELLS:
@@ -119,6 +124,8 @@ class Recurrent:
         self.dtype, self.input_size, self.hidden_size = first.dtype, first.input_size, first.units
         self.state_size = first.state_size
         self.output_size = len(packed[0]) * self.state_size
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads: {threads}; at least 1, or None for timelike.get_num_threads()")
         self.threads = threads
         native = [[(p.forward, p.input_size, p.units, p.state_size) for p in layer] for layer in packed]
         self._native = _core.session(
@@ -196,7 +203,7 @@ class Recurrent:
         TypeError, ValueError
             For an array of another type or shape, for offsets or lengths that do not fit `x`.
         """
-        return self._native.run(x, offsets, lengths, state, out, True, self.threads)  # type: ignore[no-any-return]
+        return self._native.run(x, offsets, lengths, state, out, True, self._n_threads())  # type: ignore[no-any-return]
 
     def last_state(
         self,
@@ -216,7 +223,7 @@ class Recurrent:
         array([[[3.],
                 [5.]]])
         """
-        return self._native.run(x, offsets, lengths, state, None, False, self.threads)
+        return self._native.run(x, offsets, lengths, state, None, False, self._n_threads())
 
     def stream(self, n_sequences: int | None = None) -> Stream:
         """Begin to run step by step, from states of zero.
@@ -233,6 +240,9 @@ class Recurrent:
         """
         return Stream(self, n_sequences)
 
+    def _n_threads(self) -> int:
+        return get_num_threads() if self.threads is None else self.threads
+
     def __repr__(self) -> str:
         sizes = f"{self.cell!r}, {self.input_size}, {self.hidden_size}"
         if self.state_size != self.hidden_size:
@@ -246,7 +256,7 @@ class Recurrent:
 
     def __reduce__(self) -> Any:
         # Packed weights are those of a machine: they are packed again where this arrives.
-        return _again, (self._weights, self.cell, self.batch_first, self._instruction_set)
+        return _again, (self._weights, self.cell, self.batch_first, self.threads, self._instruction_set)
 
 
 class Stream:
@@ -260,7 +270,7 @@ class Stream:
             raise ValueError("a stream cannot walk back: these layers are bidirectional; use run")
         if n_sequences is not None and n_sequences < 0:
             raise ValueError(f"n_sequences: {n_sequences}; at least 0, or None for one without an axis")
-        self._threads = session.threads
+        self._threads = session._n_threads()
         self._native = session._native.stream(-1 if n_sequences is None else n_sequences)
 
     def step(self, x: Array, out: Array | None = None) -> Array:
@@ -297,8 +307,10 @@ class Stream:
         self._native.reset(state)
 
 
-def _again(weights: dict[str, Array], cell: str, batch_first: bool, instruction_set: str | None) -> Recurrent:
-    return Recurrent(weights, cell, batch_first=batch_first, instruction_set=instruction_set)
+def _again(
+    weights: dict[str, Array], cell: str, batch_first: bool, threads: int | None, instruction_set: str | None
+) -> Recurrent:
+    return Recurrent(weights, cell, batch_first=batch_first, threads=threads, instruction_set=instruction_set)
 
 
 def _read(weights: Mapping[str, Any], prefix: str) -> dict[str, Array]:
