@@ -15,7 +15,7 @@ import pytest
 from kernel_cases import CELLS, DTYPES, ISAS, Case, assert_same_bits
 
 # Nine chunks or more, as many tasks backward, and work that pays for eight threads.
-LARGE = (400, 13, 9, 33, 20)  # B, T, D, H, R
+LARGE = (400, 20, 9, 33, 20)  # B, T, D, H, R
 
 
 ROOT = Path(__file__).resolve().parents[1]

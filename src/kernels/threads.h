@@ -17,9 +17,10 @@ void run_tasks(int64_t tasks, int threads, Task&& task) {
   run_tasks(tasks, threads, [](void* context, int64_t k) { (*static_cast<Task*>(context))(k); }, &task);
 }
 
-// Threads that pay off for so many multiply-adds: waking one costs about as much as 50 us of work.
+// Threads that pay off for so many multiply-adds: each gets at least about 150 us of work, three times what
+// waking it may take.
 inline int worthwhile_threads(int threads, double multiply_adds) {
-  const double each = 1e6;
+  const double each = 4e6;
   if (multiply_adds < 2 * each) return 1;
   return multiply_adds / each < threads ? int(multiply_adds / each) : threads;
 }
