@@ -136,37 +136,45 @@ def test_layers_stand_one_upon_the_other(cell, layers, bidirectional):
     assert_same_bits(flat(last), tuple(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
+MODULES = {
+    "rnn_tanh": (timelike.nn.RNN, {}),
+    "rnn_relu": (timelike.nn.RNN, {"nonlinearity": "relu"}),
+    "lstm": (timelike.nn.LSTM, {}),
+    "lstm_peephole": (timelike.nn.LSTM, {"peephole": True}),
+    "lstm_coupled": (timelike.nn.LSTM, {"coupled": True}),
+    "lstm_projected": (timelike.nn.LSTM, {"proj_size": 4}),
+    "gru": (timelike.nn.GRU, {}),
+    "gru_reset_before": (timelike.nn.GRU, {"reset_after": False}),
+}
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], ids=str)
-def test_bits_are_those_of_the_torch_layer(options, dtype, batch_first):
+@pytest.mark.parametrize("cell", CELLS)
+def test_bits_are_those_of_the_torch_layer(cell, options, dtype, batch_first):
     torch.manual_seed(1)
-    module = timelike.nn.LSTM(5, 9, batch_first=batch_first, dtype=getattr(torch, dtype), **options)
+    kind, own = MODULES[cell]
+    module = kind(5, 9, batch_first=batch_first, dtype=getattr(torch, dtype), **own, **options)
     session = Recurrent.from_module(module)
+    assert session.cell == cell
     x, state = normal(6, 7, 5, dtype=dtype), states_of(session, 6 if batch_first else 7)
-    hx = tuple(torch.tensor(s) for s in state)
+    hx = tuple(torch.tensor(s) for s in flat(state))
     with torch.inference_mode():
-        expected = module(torch.tensor(x), hx)
+        expected = module(torch.tensor(x), hx if isinstance(state, tuple) else hx[0])
         ragged = module(timelike.nn.Ragged(torch.tensor(x[0]), torch.tensor([0, 5, 5, 7])))
     y, last = session.run(x, state=state)
     assert_same_bits(y, expected[0].numpy())
-    assert_same_bits(last, tuple(t.numpy() for t in expected[1]))
+    assert_same_bits(flat(last), tuple(t.numpy() for t in flat(expected[1])))
     assert_same_bits(session.run(x[0], offsets=[0, 5, 5, 7])[0], ragged[0].values.numpy())
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
-def test_bits_are_those_of_the_kernels(cell, bidirectional):
-    """Those that timelike.nn runs on."""
-    weights = random_weights(cell, 5, 9, R=4, bidirectional=bidirectional)
-    session, x, rows = Recurrent(weights, cell), normal(OFFSETS[-1], 5), kernels.Rows.ragged(OFFSETS)
-    y = np.full((len(x), session.output_size), np.nan, "float32")
-    for k, suffix in enumerate(("", "_reverse")[: 1 + bidirectional]):
-        end = f"_l0{suffix}"
-        own = {ARGUMENT[n[: -len(end)]]: w for n, w in weights.items() if n.endswith(end)}
-        R = session.state_size
-        kernels.forward(kernels.Packed(cell=cell, **own), rows, x, y[:, k * R : (k + 1) * R], reverse=k == 1)
-    assert_same_bits(session.run(x, offsets=OFFSETS)[0], y)
+def test_a_gru_with_one_bias_has_the_bits_of_the_torch_layer():
+    torch.manual_seed(1)
+    module, x = timelike.nn.GRU(5, 9, num_layers=2, inner_bias=False), normal(6, 7, 5)
+    with torch.inference_mode():
+        expected, _ = module(torch.tensor(x))
+    assert_same_bits(Recurrent.from_module(module).run(x)[0], expected.numpy())
 
 
 @pytest.mark.parametrize("mode", ["RNN", "LSTM", "GRU"])

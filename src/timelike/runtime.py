@@ -152,7 +152,7 @@ class Recurrent:
 
         Examples
         --------
-        >>> from torch.nn import GRU
+        >>> from timelike.nn import GRU
         >>> Recurrent.from_module(GRU(3, 4, bidirectional=True))
         Recurrent('gru', 3, 4, bidirectional=True)
         """
