@@ -12,6 +12,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _PINS = hasattr(os, "sched_setaffinity")
 _SAMPLE = 1e-3  # seconds that a sample takes at least: the clock's own time is a microsecond
 _LONG = 0.05  # seconds after which it makes no difference whose the caches were
+_REST = 0.01  # seconds after which waiting threads of the one before no longer spin
 _SLOWER = 1.5  # a variant that takes so many times as long as another of its library is timed no further
 
 
@@ -224,6 +226,8 @@ class Driver:
             for run in runs if turn % 2 else runs[::-1]:
                 inner = max(1, round(_SAMPLE / rough[run]))
                 samples = max(1, round(self.seconds / self.rounds / (inner * rough[run])))
+                if clock == "wall":
+                    time.sleep(_REST)
                 if rough[run] < _LONG:
                     self._burst(run, clock, 1, 1)  # the caches were another's
                 times[run] += self._burst(run, clock, inner, samples)

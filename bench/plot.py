@@ -69,7 +69,12 @@ def draw(tables: dict[str, Any], path: Path) -> None:
         ]
         above = 0.9 / height
         figure.text(
-            0.015, 1 - 0.22 * above, "How many times as fast timelike is", size=14, weight="bold", va="top"
+            0.015,
+            1 - 0.22 * above,
+            "How many times as fast as other libraries",
+            size=14,
+            weight="bold",
+            va="top",
         )
         figure.legend(
             handles=handles,

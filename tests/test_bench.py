@@ -232,7 +232,7 @@ def made_up() -> dict[str, Any]:
             ],
             "counts": [1, 2, 3, 8],
         },
-        "memory": {"rows": [{"size": [1, 100, 10, 10], "peaks": {"ours": [28_000, 56_000]}}]},
+        "memory": {"rows": [{"size": [1, 100, 10, 10], "peaks": {"ours": [30_000, 114_000]}}]},
         "growth": {
             "lengths": [
                 row(Size(1, T, 16, 32), ours=T * 1e-6) | {"peaks": {"ours": T}} for T in (100, 1000, 10000)
@@ -267,7 +267,7 @@ def test_the_page_shows_times_ratios_and_means() -> None:
     assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes"] in cells
     assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes"] in cells
     assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no"] in cells
-    # 28,000 bytes for 100 steps of 10 units: 7 numbers, of which y is one and dx another
+    # 84,000 bytes more for 300 steps more of 10 units: 7 numbers, of which y is one and dx another
     assert ["memory per row and unit in training, worst row", "<= 5.00 numbers", "5.00", "yes"] in cells
     assert ["the same with recompute", "<= 2.00 numbers", "-", "-"] in cells
 
