@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,15 @@ from bench.peers.pytorch import PyTorch, of_rows
 from bench.worker import Job
 from timelike import kernels
 
-_CELLS: dict[str, Callable[..., nn.Module]] = {
-    "rnn_tanh": lambda *a, **k: timelike.nn.RNN(*a, **k),
-    "rnn_relu": lambda *a, **k: timelike.nn.RNN(*a, nonlinearity="relu", **k),
-    "lstm": timelike.nn.LSTM,
-    "lstm_projected": lambda D, H, **k: timelike.nn.LSTM(D, H, proj_size=H // 2, **k),
-    "lstm_peephole": lambda *a, **k: timelike.nn.LSTM(*a, peephole=True, **k),
-    "lstm_coupled": lambda *a, **k: timelike.nn.LSTM(*a, coupled=True, **k),
-    "gru": lambda *a, **k: timelike.nn.GRU(*a, **k),
-    "gru_reset_before": lambda *a, **k: timelike.nn.GRU(*a, reset_after=False, **k),
+_CELLS: dict[str, tuple[str, dict[str, Any]]] = {  # class and arguments
+    "rnn_tanh": ("RNN", {}),
+    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
+    "lstm": ("LSTM", {}),
+    "lstm_projected": ("LSTM", {}),
+    "lstm_peephole": ("LSTM", {"peephole": True}),
+    "lstm_coupled": ("LSTM", {"coupled": True}),
+    "gru": ("GRU", {}),
+    "gru_reset_before": ("GRU", {"reset_after": False}),
 }
 
 
@@ -33,11 +34,19 @@ class Ours(PyTorch):
         return {"timelike": f"{timelike.__version__} ({kernels.isa()})"}
 
     def variants(self, case: Case) -> tuple[str, ...]:
-        return ("",) if case.cell == "lstm" and not case.recompute else ()
+        """Look what this release of timelike has."""
+        name, options = self._options(case)
+        layer = getattr(timelike.nn, name, None)
+        return ("",) if layer and options.keys() <= inspect.signature(layer).parameters.keys() else ()
 
     def module(self, case: Case) -> nn.Module:
-        options = {"recompute": True} if case.recompute else {}
-        return _CELLS[case.cell](case.size.D, case.size.H, **options)
+        name, options = self._options(case)
+        return getattr(timelike.nn, name)(case.size.D, case.size.H, **options)
+
+    def _options(self, case: Case) -> tuple[str, dict[str, Any]]:
+        name, options = _CELLS[case.cell]
+        projected = {"proj_size": case.state_size} if case.cell == "lstm_projected" else {}
+        return name, options | projected | ({"recompute": True} if case.recompute else {})
 
     def ragged(self, module: nn.Module, given: dict[str, Tensor], variant: str) -> Job:
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), given["lengths"].cumsum(0)])
