@@ -10,7 +10,7 @@ from bench.epochs import CLASSES, FIRST, LEARNING_RATE, Epoch, events, weights
 from bench.peers.loop import Loop
 from bench.worker import Job
 from timelike import fit
-from timelike.config import AdamConfig, HeadConfig, NetworkConfig, RecurrentConfig, TrainingConfig
+from timelike.config import AdamConfig, HeadConfig, LSTMConfig, NetworkConfig, TrainingConfig
 from timelike.model import Network
 from timelike.nn import Ragged
 from timelike.progress import Silent
@@ -39,9 +39,7 @@ class Fit(Loop):
         )
 
         def start() -> tuple[Network, torch.optim.Optimizer]:
-            layers = NetworkConfig(
-                recurrent=(RecurrentConfig(units=epoch.size.H),), head=HeadConfig(units=())
-            )
+            layers = NetworkConfig(recurrent=(LSTMConfig(units=epoch.size.H),), head=HeadConfig(units=()))
             network = Network(layers, epoch.size.D, CLASSES, dtype=dtype)
             given = weights(epoch)
             network.load_state_dict({name: torch.from_numpy(given[n]) for n, name in _NAMES.items()})
