@@ -196,7 +196,7 @@ def test_info_and_help_answer_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"timelike    {__version__}" in done.stdout
+    assert done.stdout.split()[:2] == ["timelike", __version__]
 
 
 def program(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -208,13 +208,28 @@ def program(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_info() -> None:
-    done = program("info", TIMELIKE_ISA="baseline")
+    done = program("info", TIMELIKE_ISA="baseline", OMP_NUM_THREADS="3")
     assert done.returncode == 0
     lines = dict(line.split("  ", 1) for line in done.stdout.splitlines())
-    assert lines["kernels"].split()[0] == "baseline"
+    assert lines["kernels"].strip().startswith("baseline (forced by TIMELIKE_ISA; there are baseline")
+    assert lines["kernels"].endswith("threads: 3")
     assert f"numpy {np.__version__}" in lines["base"]
     assert f"uproot {uproot.__version__}" in lines["[data]"]
     assert "torch " in lines["[train]"]
+
+
+def test_info_for_programs() -> None:
+    done = program("info", "--json", TIMELIKE_ISA="", OMP_NUM_THREADS="3")
+    assert done.returncode == 0
+    facts = json.loads(done.stdout)
+    assert facts["timelike"] == __version__
+    available = facts["instruction_set"]["available"]
+    assert facts["instruction_set"] == {"active": available[-1], "forced": False, "available": available}
+    assert available[0] == "baseline"
+    assert (facts["threads"], facts["packages"]["base"]["numpy"]) == (3, np.__version__)
+    assert facts["processor"]
+    shown = program("info", TIMELIKE_ISA="", OMP_NUM_THREADS="3").stdout
+    assert f"{available[-1]} (the fastest of {', '.join(available)})" in shown
 
 
 def test_an_instruction_set_that_is_not_there_is_refused() -> None:

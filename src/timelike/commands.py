@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import os
-import platform
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -220,41 +218,14 @@ def apply(
 
 
 @app.command(short_help="Show version, instruction set and what is installed.")  # type: ignore[untyped-decorator]
-def info() -> None:
-    """Show version, active instruction set, processors, and what of each extra is installed."""
-    from timelike import kernels
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON, for programs.")] = False,
+) -> None:
+    """Show version, processor, active instruction set and why, threads, and what is installed."""
+    from timelike import info
 
-    lines = {
-        "timelike": __version__,
-        "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
-        "kernels": f"{kernels.isa()} (compiled and runnable: {', '.join(kernels.available())}; "
-        "TIMELIKE_ISA chooses)",
-        "processors": str(_processors()),
-    }
-    lines |= {extra: ", ".join(parts) for extra, parts in _extras().items()}
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        typer.echo(f"{name.ljust(width)}  {value}")
-
-
-def _processors() -> int:
-    """Count processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _extras() -> dict[str, list[str]]:
-    """Name what the package and each extra need, with the version that is there."""
-    extras: dict[str, list[str]] = {}
-    for requirement in importlib.metadata.requires("timelike") or ():
-        match = re.match(r"([\w.-]+)(?:.*;.*extra == ['\"](\w+)['\"])?", requirement)
-        if match is None or match[1] == "timelike":
-            continue
-        try:
-            version = importlib.metadata.version(match[1])
-        except importlib.metadata.PackageNotFoundError:
-            version = "missing"
-        extras.setdefault(f"[{match[2]}]" if match[2] else "base", []).append(f"{match[1]} {version}")
-    return extras
+    facts = info.collect()
+    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(info.lines(facts)))
 
 
 def _figures_of_merit(metrics: dict[str, Any]) -> list[str]:
