@@ -377,6 +377,26 @@ def test_initial_states_may_be_expanded(kind):
     assert_close(results[1], results[0])
 
 
+@pytest.mark.parametrize("recompute", [True, 2])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("rnn")])
+def test_recomputing_changes_no_result(kind, recompute):
+    found = []
+    for option in (False, recompute):
+        module = layer(kind, D, H, 2, bidirectional=True, recompute=option)
+        x = Ragged(leaf(normal(14, D, seed=3)), offsets_of([3, 0, 9, 2]))
+        found.append(everything(module, x, states(kind, 4, 4, H=H)))
+    for name in ("y", "h_n"):
+        assert_same_bits(found[1][name], found[0][name], name)
+    assert_close(found[1], found[0])
+    assert f"recompute={recompute}" in repr(module)
+
+
+@pytest.mark.parametrize("recompute", [-1, 2.5, "yes", None])
+def test_recompute_is_a_bool_or_a_number_of_steps(recompute):
+    with pytest.raises(ValueError, match="recompute should be a bool or a positive number of steps"):
+        GRU(3, 4, recompute=recompute)
+
+
 def test_flatten_parameters_does_nothing():
     _, ours = pair(D, H)
     before = [p.data_ptr() for p in ours.parameters()]

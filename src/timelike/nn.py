@@ -144,6 +144,9 @@ class LSTM(Recurrent):
         Whether the gates see the cell state; not in torch.
     coupled : bool
         Whether the layer forgets as much as it takes in; not in torch.
+    recompute : bool or int
+        Whether to keep states for backward instead of all gates, and compute the rest again: memory
+        then grows with the square root of the steps. An int is the steps from one kept state to the next.
 
     Attributes
     ----------
@@ -193,6 +196,7 @@ class LSTM(Recurrent):
         *,
         peephole: bool = False,
         coupled: bool = False,
+        recompute: bool | int = False,
     ) -> None:
         require_bool(peephole=peephole, coupled=coupled)
         if bool(proj_size) + peephole + coupled > 1:
@@ -203,7 +207,7 @@ class LSTM(Recurrent):
         options = {"projection": proj_size, "peephole": peephole, "coupled": coupled}
         super().__init__(
             cell_of({"cell": "lstm", **options}).cell, input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, proj_size, device, dtype,
+            dropout, bidirectional, proj_size, device, dtype, recompute=recompute,
         )  # fmt: skip
         self.peephole = peephole
         self.coupled = coupled
@@ -243,6 +247,9 @@ class GRU(Recurrent):
         Whether the reset acts on ``U_n h' + b_hn``, as in torch, or on ``h'``, as in the paper.
     inner_bias : bool
         Whether there are second biases, of which b_hn stands inside the reset; else ``bias_ih`` is alone.
+    recompute : bool or int
+        Whether to keep states for backward instead of all gates, and compute the rest again: memory
+        then grows with the square root of the steps. An int is the steps from one kept state to the next.
 
     Attributes
     ----------
@@ -286,12 +293,13 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         inner_bias: bool = True,
+        recompute: bool | int = False,
     ) -> None:
         require_bool(reset_after=reset_after, inner_bias=inner_bias)
         options = {"reset_after": reset_after, "inner_bias": inner_bias}
         super().__init__(
             cell_of({"cell": "gru", **options}).cell, input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, 0, device, dtype, inner_bias=inner_bias,
+            dropout, bidirectional, 0, device, dtype, inner_bias=inner_bias, recompute=recompute,
         )  # fmt: skip
         self.reset_after = reset_after
         self.inner_bias = inner_bias

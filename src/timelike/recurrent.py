@@ -38,6 +38,8 @@ class Recurrent(nn.Module):
         One of `timelike.cells.CELLS`.
     inner_bias : bool
         Whether there is ``bias_hh`` where there are biases.
+    recompute : bool or int
+        Whether to keep states in place of a tape.
 
     The others are those of `torch.nn`; see `timelike.nn`.
     """
@@ -51,6 +53,7 @@ class Recurrent(nn.Module):
         "batch_first": False,
         "dropout": 0.0,
         "bidirectional": False,
+        "recompute": False,
     }
 
     def __init__(
@@ -68,6 +71,7 @@ class Recurrent(nn.Module):
         dtype: torch.dtype | None,
         *,
         inner_bias: bool = True,
+        recompute: bool | int = False,
     ) -> None:
         super().__init__()
         _check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
@@ -82,6 +86,9 @@ class Recurrent(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        if not isinstance(recompute, int) or recompute < 0:
+            raise ValueError(f"recompute should be a bool or a positive number of steps, got {recompute!r}")
+        self.recompute = recompute
         self._cell = cell
         self._n_directions = 2 if bidirectional else 1
         self._names: list[list[str]] = []  # of the parameters of each layer, one direction after the other
@@ -246,10 +253,11 @@ class Recurrent(nn.Module):
                 f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
                 "use torch.autograd"
             )
-        x, L = batch.x, self.num_layers
+        x, L, again = batch.x, self.num_layers, self.recompute
         c_n: Tensor | None
         if L == 1:
-            x, h_n, c_n = autograd.layer(self._hold(0, weights[0]), batch.rows, x, h0, c0, weights[0])
+            held = self._hold(0, weights[0])
+            x, h_n, c_n = autograd.layer(held, batch.rows, x, h0, c0, weights[0], recompute=again)
         else:
             h0s, c0s = ((None,) * L if s is None else s.chunk(L) for s in (h0, c0))
             h_last, c_last = [], []
@@ -257,7 +265,8 @@ class Recurrent(nn.Module):
                 if layer and self.dropout and self.training:
                     x = self._dropped(x)
                 held = self._hold(layer, weights[layer])
-                x, h_n, c_n = autograd.layer(held, batch.rows, x, h0s[layer], c0s[layer], weights[layer])
+                h, c, w = h0s[layer], c0s[layer], weights[layer]
+                x, h_n, c_n = autograd.layer(held, batch.rows, x, h, c, w, recompute=again)
                 h_last.append(h_n)
                 c_last += [] if c_n is None else [c_n]
             h_n, c_n = torch.cat(h_last), torch.cat(c_last) if c_last else None
