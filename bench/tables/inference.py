@@ -12,7 +12,7 @@ from bench.tables.common import Aim, comparison, peers_of, quick_grid, race, rat
 TITLE = "Inference"
 _PEERS = ("ours", "session", "pytorch", "onnxruntime", "jax", "keras")
 _SMALL = {
-    "one step, 16 -> 32, states in and out": Case("step", STEP),
+    "one step, 16 -> 32, with states": Case("step", STEP),
     "one sequence of 20 steps, 6 -> 20": Case("inference", SEQUENCE),
 }
 
@@ -46,7 +46,7 @@ def render(data: dict[str, Any]) -> str:
         ("session", "fastest"),
     ]
     small_text = paragraph(
-        "Small calls from Python, in microseconds; a step is handed states, and gives them."
+        "Small calls from Python, in microseconds; a step carries states from call to call."
     )
     return (
         text
