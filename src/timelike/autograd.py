@@ -23,7 +23,7 @@ from timelike.kernels import Rows
 from timelike.layercalls import dense
 from timelike.layerweights import LayerWeights, plain
 
-__all__ = ["LayerWeights", "layer"]
+__all__ = ["LayerWeights", "checked", "layer"]
 
 
 def layer(
@@ -66,6 +66,32 @@ def layer(
     ValueError
         For a tensor of another type, device or shape than the weights and rows ask for.
     """
+    x, h0, c0 = checked(held, rows, x, h0, c0)
+    # Tangents of forward mode live on tensors that require no gradient: Function sees them, and refuses.
+    if (
+        torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *weights)
+    ) or forward_ad._current_level >= 0:
+        w, k = held.layout, 0
+        if recompute:
+            border = w.state_size + (w.units if w.has_cell_state else 0)
+            k = segments.segment_length(
+                recompute, len(rows.step), border=border, record=w.tape + w.state_size
+            )
+        return _apply(held, rows, k, x, h0, c0, *weights)  # type: ignore[no-untyped-call, no-any-return]
+    y, hT, cT, _ = layercalls.forward(held, rows, x, h0, c0, keep=False)
+    return y, hT, cT
+
+
+def checked(
+    held: LayerWeights, rows: Rows, x: Tensor, h0: Tensor | None, c0: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Give the inputs of a layer with their memory as the kernels read it.
+
+    Raises
+    ------
+    ValueError
+        For a tensor of another type, device or shape than the weights and rows ask for.
+    """
     w = held.layout
     x = dense(x)
     if (
@@ -81,14 +107,7 @@ def layer(
         h0 = _state("h0", h0, w.dtype, (w.n_directions, rows.n_sequences, w.state_size))
     if c0 is not None:
         c0 = _state("c0", c0, w.dtype, (w.n_directions, rows.n_sequences, w.units))
-    # Tangents of forward mode live on tensors that require no gradient: Function sees them, and refuses.
-    if (
-        torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *weights)
-    ) or forward_ad._current_level >= 0:
-        k = segments.segment_length(recompute, w, len(rows.step)) if recompute else 0
-        return _apply(held, rows, k, x, h0, c0, *weights)  # type: ignore[no-untyped-call, no-any-return]
-    y, hT, cT, _ = layercalls.forward(held, rows, x, h0, c0, keep=False)
-    return y, hT, cT
+    return x, h0, c0
 
 
 def _any_requires_grad(*tensors: Tensor | None) -> bool:

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from timelike.kernels import Rows
 from timelike.sequences import Sequences
 
-__all__ = ["Batch", "Expected", "Ragged", "batch_of", "conform"]
+__all__ = ["Batch", "Expected", "Ragged", "batch_of", "conform", "rows_of"]
 
 
 class Ragged(NamedTuple):
@@ -118,7 +118,7 @@ def _dense(x: Tensor, expected: Expected, batch_first: bool, mask: Tensor | None
     else:
         noun = "D tensor" if expected.cell == "RNN" else "D"
         raise ValueError(f"{expected.cell}: Expected input to be 2D or 3D, got {x.dim()}{noun} instead")
-    x = _rows(x, expected)
+    x = rows_of(x, expected)
     if T == 0:
         raise RuntimeError(
             f"{expected.cell}: Expected sequence length to be larger than 0, got input of shape "
@@ -158,7 +158,7 @@ def _packed(packed: PackedSequence, expected: Expected) -> Batch:
             f"{expected.cell}: Expected packed batch_sizes to be int64, got {packed.batch_sizes.dtype}"
         )
     return Batch(
-        _rows(packed.data, expected),
+        rows_of(packed.data, expected),
         _packed_rows(packed.batch_sizes.numpy().tobytes()),
         lambda y: PackedSequence(y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices),
         packed.sorted_indices,
@@ -186,7 +186,7 @@ def _ragged(ragged: Ragged, expected: Expected) -> Batch:
             f"{expected.cell}: Expected Ragged.offsets to go from 0 to the {len(values)} rows of values, "
             f"got {numbers[0]} to {numbers[-1]}"
         )
-    return Batch(_rows(values, expected), _ragged_rows(numbers.tobytes()), lambda y: Ragged(y, offsets))
+    return Batch(rows_of(values, expected), _ragged_rows(numbers.tobytes()), lambda y: Ragged(y, offsets))
 
 
 def _nested(x: Any, expected: Expected) -> Batch:
@@ -206,7 +206,7 @@ def _nested(x: Any, expected: Expected) -> Batch:
             )
         rows = Rows(offsets[:-1].numpy(), np.arange(own.max(initial=0)), own, len(values))
     return Batch(
-        _rows(values, expected),
+        rows_of(values, expected),
         rows,
         lambda y: torch.nested.nested_tensor_from_jagged(y, offsets, lengths),
     )
@@ -249,7 +249,7 @@ def _shared(sequences: Sequences) -> Ragged:
     return Ragged(torch.from_numpy(values), torch.from_numpy(offsets))
 
 
-def _rows(x: Tensor, expected: Expected) -> Tensor:
+def rows_of(x: Tensor, expected: Expected) -> Tensor:
     """Check the type and the width of the rows."""
     x = conform(x, "input", expected.cell, expected.dtype, ValueError)
     if x.shape[-1] != expected.input_size:

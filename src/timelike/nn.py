@@ -53,6 +53,10 @@ class RNN(Recurrent):
         Whether each layer also walks from the last step to the first; outputs are then 2 H wide.
     device, dtype : optional
         Of the parameters. Computation is on the CPU, in float32 or float64.
+    recompute : bool or int
+        Whether to keep only some states for backward and compute the rest again: memory that grows with the
+        square root of T, for the time of a second forward. An int is the number of steps from one kept state
+        to the next. Not in torch.
 
     Attributes
     ----------
@@ -93,12 +97,14 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool | int = False,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         super().__init__(
             f"rnn_{nonlinearity}", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, 0, device, dtype,
+            bidirectional, 0, device, dtype, recompute=recompute,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
         self.mode = f"RNN_{nonlinearity.upper()}"
@@ -145,8 +151,9 @@ class LSTM(Recurrent):
     coupled : bool
         Whether the layer forgets as much as it takes in; not in torch.
     recompute : bool or int
-        Whether to keep states for backward instead of all gates, and compute the rest again: memory
-        then grows with the square root of the steps. An int is the steps from one kept state to the next.
+        Whether to keep only some states for backward and compute the rest again: memory that grows with the
+        square root of T, for the time of a second forward. An int is the number of steps from one kept state
+        to the next. Not in torch.
 
     Attributes
     ----------
@@ -248,8 +255,9 @@ class GRU(Recurrent):
     inner_bias : bool
         Whether there are second biases, of which b_hn stands inside the reset; else ``bias_ih`` is alone.
     recompute : bool or int
-        Whether to keep states for backward instead of all gates, and compute the rest again: memory
-        then grows with the square root of the steps. An int is the steps from one kept state to the next.
+        Whether to keep only some states for backward and compute the rest again: memory that grows with the
+        square root of T, for the time of a second forward. An int is the number of steps from one kept state
+        to the next. Not in torch.
 
     Attributes
     ----------

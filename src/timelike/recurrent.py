@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from timelike import autograd
+from timelike import autograd, ops
 from timelike.autograd import LayerWeights
 from timelike.cells import CELLS, parameter_shapes
 from timelike.layouts import Batch, Expected, batch_of, conform
@@ -173,13 +173,25 @@ class Recurrent(nn.Module):
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
         if torch.compiler.is_compiling():
+            if mask is None and ops.can_trace(input):
+                return self._run(input, hx, None, traced=True)
             return _outside_of_graphs(self, input, hx, mask)  # type: ignore[no-any-return]
+        if torch._C._are_functorch_transforms_active():
+            raise NotImplementedError(
+                f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
+                "use torch.autograd"
+            )
         return self._run(input, hx, mask)
 
-    def _run(self, input: Any, hx: States | None, mask: Tensor | None) -> tuple[Any, States]:
+    def _run(
+        self, input: Any, hx: States | None, mask: Tensor | None, *, traced: bool = False
+    ) -> tuple[Any, States]:
         weights = self._weights()
         expected = Expected(self._kind, self.input_size, weights[0][0].dtype)
-        batch = batch_of(input, expected, batch_first=self.batch_first, mask=mask)
+        if traced:
+            batch = ops.traced_batch(input, expected, batch_first=self.batch_first)
+        else:
+            batch = batch_of(input, expected, batch_first=self.batch_first, mask=mask)
         h0, c0 = (None, None) if hx is None else self._initial(hx, batch)
         output, h_n, c_n = self._walk(batch, weights, h0, c0)
         return output, h_n if c_n is None else (h_n, c_n)
@@ -248,25 +260,17 @@ class Recurrent(nn.Module):
     def _walk(
         self, batch: Batch, weights: list[list[Tensor]], h0: Tensor | None, c0: Tensor | None
     ) -> tuple[Any, Tensor, Tensor | None]:
-        if torch._C._are_functorch_transforms_active():
-            raise NotImplementedError(
-                f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
-                "use torch.autograd"
-            )
-        x, L, again = batch.x, self.num_layers, self.recompute
+        x, L = batch.x, self.num_layers
         c_n: Tensor | None
         if L == 1:
-            held = self._hold(0, weights[0])
-            x, h_n, c_n = autograd.layer(held, batch.rows, x, h0, c0, weights[0], recompute=again)
+            x, h_n, c_n = self._layer(0, batch.rows, x, h0, c0, weights[0])
         else:
             h0s, c0s = ((None,) * L if s is None else s.chunk(L) for s in (h0, c0))
             h_last, c_last = [], []
             for layer in range(L):
                 if layer and self.dropout and self.training:
                     x = self._dropped(x)
-                held = self._hold(layer, weights[layer])
-                h, c, w = h0s[layer], c0s[layer], weights[layer]
-                x, h_n, c_n = autograd.layer(held, batch.rows, x, h, c, w, recompute=again)
+                x, h_n, c_n = self._layer(layer, batch.rows, x, h0s[layer], c0s[layer], weights[layer])
                 h_last.append(h_n)
                 c_last += [] if c_n is None else [c_n]
             h_n, c_n = torch.cat(h_last), torch.cat(c_last) if c_last else None
@@ -276,6 +280,23 @@ class Recurrent(nn.Module):
         if batch.unbatched:
             h_n, c_n = h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
         return x if batch.output is None else batch.output(x), h_n, c_n
+
+    def _layer(
+        self, layer: int, rows: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if isinstance(rows, ops.TracedRows):
+            return ops.layer(
+                self._cell,
+                rows,
+                x,
+                h0,
+                c0,
+                weights,
+                n_directions=self._n_directions,
+                recompute=self.recompute,
+            )
+        held = self._hold(layer, weights)
+        return autograd.layer(held, rows, x, h0, c0, weights, recompute=self.recompute)
 
     def _dropped(self, x: Tensor) -> Tensor:
         if self.batch_first and x.dim() == 3:  # torch draws for (T, B, ...), whatever lies in memory

@@ -21,22 +21,21 @@ from torch import Tensor
 
 from timelike.kernels import Rows
 from timelike.layercalls import at, dense, gradients, row_distance
-from timelike.layerweights import LayerWeights, Layout, plain
+from timelike.layerweights import LayerWeights, plain
 from timelike.threads import get_num_threads
 
 __all__ = ["backward", "forward", "segment_length"]
 
 
-def segment_length(recompute: bool | int, w: Layout, n_steps: int) -> int:
+def segment_length(recompute: bool | int, n_steps: int, *, border: int, record: int) -> int:
     """Give the k that was asked for; for True, that which takes least memory.
 
-    ``T / k`` borders of ``R + H`` numbers (R without a cell state) and ``k`` steps of a tape with ``r``
-    numbers each are least at ``k = sqrt(T (R + H) / r)``: ``sqrt(T / 3)`` for an LSTM.
+    ``T / k`` borders of ``border = R + H`` numbers (R without a cell state) and ``k`` steps of a tape with
+    ``record`` numbers each are least at ``k = sqrt(T border / record)``: ``sqrt(T / 3)`` for an LSTM.
     """
     if recompute is not True:
         return recompute
-    border = w.state_size + (w.units if w.has_cell_state else 0)
-    return max(1, round(math.sqrt(n_steps * border / (w.tape + w.state_size))))
+    return max(1, round(math.sqrt(n_steps * border / record)))
 
 
 def forward(
