@@ -4,6 +4,7 @@
   give. What torch does not have is keyword-only: peepholes and coupled gates, other kinds of GRU.
 - For batches of sequences of different lengths, give `Ragged`: no padding, no sorting, nothing copied.
   `timelike.sequences.Sequences` and jagged nested tensors are taken as they are, too.
+- For sequences too long for one graph there is `windows`: truncated backpropagation through time.
 - For padded tensors there is a mask: padding at either end, or holes.
 
 The kernels run on the CPU, in float32 and float64. Under ``torch.autocast`` a layer keeps the precision of
@@ -20,8 +21,9 @@ import torch
 from timelike.cells import cell_of
 from timelike.layouts import Ragged
 from timelike.recurrent import Recurrent, require_bool
+from timelike.truncated import windows
 
-__all__ = ["GRU", "LSTM", "RNN", "Ragged"]
+__all__ = ["GRU", "LSTM", "RNN", "Ragged", "windows"]
 
 
 class RNN(Recurrent):
