@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := $(VENV)-bench
 KERNELS := $(wildcard src/kernels/* src/kernels/*/*)
-NATIVE := $(filter %.h %.cpp %.inl,$(KERNELS))
+NATIVE := $(filter %.h %.cpp %.inl,$(KERNELS)) $(wildcard tests/native/*.cpp)
 SETUP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup demo tutorial test test-all lint format sanitize bench bench-peers clean
+.PHONY: help setup demo tutorial test test-all lint format sanitize sanitize-threads mutants bench bench-peers clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,13 +55,37 @@ format: setup  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
 
-sanitize:  ## kernel tests under the address and undefined-behaviour sanitizers, in an environment of their own
+SANITIZED := $(addprefix tests/test_kernels,.py _layouts.py _threads.py _errors.py)
+
+sanitize: sanitize-threads  ## kernel tests under the sanitizers of addresses, undefined behaviour and threads
 	test -x $(VENV)-sanitize/bin/python || $(PYTHON) -m venv $(VENV)-sanitize
 	$(VENV)-sanitize/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -C cmake.define.TIMELIKE_SANITIZE=ON -C build-dir=build/sanitize . pytest hypothesis
+	  -C cmake.define.TIMELIKE_SANITIZE=ON -C cmake.define.TIMELIKE_OPTIMIZATION=-O1 \
+	  -C build-dir=build/sanitize . pytest hypothesis
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  PYTHONSAFEPATH=1 $(VENV)-sanitize/bin/python -m pytest -q --noconftest -p no:cacheprovider tests/test_kernels.py
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 \
+	  $(VENV)-sanitize/bin/python -m pytest -q --noconftest -p no:cacheprovider -m 'not slow' $(SANITIZED)
+
+# The thread sanitizer cannot watch a whole Python: programs of their own, made of the same sources.
+THREADS := build/threads
+WATCHED := $(filter-out module session,$(basename $(notdir $(wildcard src/kernels/*.cpp))))
+WATCH := $(CXX) -std=c++17 -O1 -g1 -ffp-contract=off -fno-math-errno -Wno-psabi -pthread -fsanitize=thread \
+  -Isrc/kernels
+
+$(THREADS)/%.o: src/kernels/%.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(WATCH) -c $< -o $@
+
+$(THREADS)/%: tests/native/%.cpp $(WATCHED:%=$(THREADS)/%.o)
+	$(WATCH) $^ -o $@
+
+sanitize-threads: $(THREADS)/threads $(THREADS)/kernels
+	$(THREADS)/threads
+	$(THREADS)/kernels
+
+mutants: setup  ## plant wrong formulas in a copy of the sources, one at a time: the tests must catch each
+	$(PIP) cmake ninja nanobind
+	$(BIN)/python tests/mutants/run.py
 
 bench: setup  ## how fast it is beside other libraries, measured here; BENCH='training --quick' chooses
 	$(BIN)/python -m bench $(BENCH)

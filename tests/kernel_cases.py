@@ -163,6 +163,9 @@ class Case:
         if kind == "backwards":  # every other row, from behind
             start = np.arange(B)[::-1] * 2 * T + 2 * T - 1
             return Rows(start, -2 * np.arange(T), self.lengths, 2 * B * T), start[b] - 2 * t
+        if kind == "indexed":  # anywhere, in no order
+            at = np.random.default_rng(self.N).permutation(self.N + 7)[: self.N]
+            return Rows.indexed(at, self.offsets, self.N + 7), at
         assert kind == "packed"
         assert (np.diff(self.lengths) <= 0).all()
         assert self.lengths[-1] > 0
