@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import emulated_machine
 from kernel_cases import CELLS, DTYPES, Case, assert_close
 from native_runs import ROOT, Function, build, decode, encode
 from test_kernels_elementwise import FUNCTIONS, RANGE, ULPS, WORST, errors, exact
@@ -27,8 +28,8 @@ SIZES = [  # B, T, D, H, R: rows and units around the edges of tiles of 2, 4, 8 
 
 
 def needs(packages: dict[str, str]) -> list[str]:
-    """Find programs, or skip and tell which packages bring those that are missing."""
-    found = {name: shutil.which(name) for name in packages}
+    """Find programs and files, or skip and tell which packages bring those that are missing."""
+    found = {name: shutil.which(name) or (name if Path(name).is_file() else None) for name in packages}
     missing = [f"{name} (package {packages[name]})" for name, path in found.items() if path is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
@@ -93,3 +94,15 @@ def test_neon_on_an_emulated_processor(tmp_path):
     neon = ROOT / "src/kernels/neon.cpp"
     program = build(tmp_path / "neon", compiler, "table_neon", neon, flags=["-static"])
     run(program, tmp_path, (emulator,))
+
+
+@pytest.mark.slow
+def test_avx512_on_an_emulated_machine(tmp_path):
+    [compiler] = needs({"c++": "g++"})
+    needs(emulated_machine.PACKAGES)
+    if emulated_machine.kernel() is None:
+        pytest.skip("no /boot/vmlinuz-* (package linux-image-cloud-amd64), nor TIMELIKE_TEST_KERNEL")
+    avx512 = ROOT / "src/kernels/avx512.cpp"
+    program = build(tmp_path / "avx512", compiler, "table_avx512", avx512, flags=["-static"])
+    cases = all_cases()
+    assert_right(decode(emulated_machine.run(program, encode(cases), tmp_path, seconds=1800), cases), cases)

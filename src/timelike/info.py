@@ -14,7 +14,6 @@ from timelike import __version__, kernels, threads
 __all__ = ["collect", "lines"]
 
 _CPUINFO = Path("/proc/cpuinfo")
-_NEVER_RUN = ("avx512",)  # compiled, but no machine or emulator that has it was there to run its tests
 
 
 def collect() -> dict[str, Any]:
@@ -25,9 +24,8 @@ def collect() -> dict[str, Any]:
     dict
         ``timelike`` and ``python``: versions; ``platform``; ``processor``: its name; ``processors``: how many
         this process may use; ``threads``: how many the kernels use at most; ``instruction_set``: the
-        ``active`` one, whether ``TIMELIKE_ISA`` has ``forced`` it, those ``available``, the fastest last, and
-        whether the active one was ever run through our tests; ``packages``: for ``base`` and each extra the
-        version of what it needs, None where that is missing.
+        ``active`` one, whether ``TIMELIKE_ISA`` has ``forced`` it, and those ``available``, the fastest last;
+        ``packages``: for ``base`` and each extra the version of what it needs, None where that is missing.
 
     Raises
     ------
@@ -51,7 +49,6 @@ def collect() -> dict[str, Any]:
             "active": kernels.isa(),
             "forced": bool(os.environ.get("TIMELIKE_ISA")),
             "available": list(kernels.available()),
-            "tested": kernels.isa() not in _NEVER_RUN,
         },
         "packages": _packages(),
     }
@@ -62,8 +59,6 @@ def lines(facts: dict[str, Any]) -> list[str]:
     isa = facts["instruction_set"]
     there = ", ".join(isa["available"])
     why = f"forced by TIMELIKE_ISA; there are {there}" if isa["forced"] else f"the fastest of {there}"
-    if not isa["tested"]:
-        why += "; compiled, but never run through our tests"
     table = {
         "timelike": facts["timelike"],
         "python": f"{facts['python']}, {facts['platform']}",
