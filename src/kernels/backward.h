@@ -9,39 +9,48 @@
 namespace timelike {
 namespace TIMELIKE_ISA {
 
-// Where the sums of one weight matrix stand, in packed order [panel][column][slots of the range][L].
-struct SumRegion {
-  int64_t at, columns;
+// A matrix of sums: its rows are `ld` apart, whole registers each.
+template <class T>
+struct Sums {
+  T* at;
+  int64_t ld;
 };
 
-// The gradients of all parameters while they are summed. Columns of ones make the biases' gradients.
+// The gradients of all parameters while they are summed: rows and gates as the parameters have them, rows
+// filled up to whole registers; biases in the order of the gate gradients, [panel][slot][L].
 template <class Cell, class T>
 struct GradientLayout {
   static constexpr int L = Lanes<T>::count;
-  // A register tile of sums: so many columns of x or h, times the slots of so many panels as fill it.
-  static constexpr int sums_in_flight = TIMELIKE_REGISTERS * 3 / 4;
-  static constexpr int tile = sums_in_flight / (Cell::input.count == 1 ? 4 : Cell::input.count);
-  static constexpr int panels_at_a_time(int slots) { return std::max(1, sums_in_flight / (tile * slots)); }
-  static constexpr bool ones_with_x = Cell::two_biases || Cell::reset_before;
-  static constexpr bool ones_with_h = !Cell::reset_before;
-  SumRegion x, h, inner;  // W; U; U_n of reset-before, or the projection
-  int64_t diagonals, size;
+  int64_t ldW, ldU, ld_projection;
+  int64_t U, projection, biases, diagonals, size;  // W stands at 0
 
-  GradientLayout(int64_t D, int64_t H, int64_t R) {
-    const int64_t P = panels_of<T>(H);
-    int64_t end = 0;
-    const auto region = [&](int64_t panels, int64_t columns, int slots) {
-      const SumRegion made{end, (columns + tile - 1) / tile * tile};
-      end += panels * made.columns * slots * L;
-      return made;
-    };
-    x = region(P, D + ones_with_x, Cell::input.count);
-    h = region(P, R + ones_with_h, Cell::state.count);
-    inner = region(Cell::projected ? panels_of<T>(R) : P, Cell::projected || Cell::reset_before ? H : 0, 1);
-    diagonals = end;
-    size = end + P * Cell::diagonals * L;
-  }
+  GradientLayout(int64_t D, int64_t H, int64_t R)
+      : ldW(padded<T>(D)),
+        ldU(padded<T>(R)),
+        ld_projection(padded<T>(H)),
+        U(Cell::gates * H * ldW),
+        projection(U + Cell::gates * H * ldU),
+        biases(projection + (Cell::projected ? R * ld_projection : 0)),
+        diagonals(biases + padded<T>(H) * Cell::slots),
+        size(diagonals + padded<T>(H) * Cell::diagonals) {}
 };
+
+// Where a task sums: null where no gradients are wanted.
+template <class T>
+struct Gradients {
+  Sums<T> W, U, projection;
+  T *biases, *diagonals;
+  bool fresh = true;  // nothing was summed yet, and what is there has no meaning
+};
+
+template <class Cell, class T>
+Gradients<T> gradients_in(T* memory, const GradientLayout<Cell, T>& at) {
+  return {{memory, at.ldW},
+          {memory + at.U, at.ldU},
+          {memory + at.projection, at.ld_projection},
+          memory + at.biases,
+          memory + at.diagonals};
+}
 
 template <class Cell, class T>
 class BackwardChunk {
@@ -49,12 +58,9 @@ class BackwardChunk {
   static constexpr int64_t S = SLOTS * L;
   static constexpr int XF = Cell::input.first, XN = Cell::input.count;
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
-  using Sums = GradientLayout<Cell, T>;
-  static constexpr int kColumnTile = Sums::tile;
   static constexpr bool dh_in_parts = Cell::reads_state;  // a part of dh_{t-1} takes no product
-  // Gate gradients are gathered for this many rows before they are multiplied with inputs and states: one
-  // panel of them (18 KiB) stays in the L1 cache.
-  static constexpr int64_t kSlots = 144;
+  // A tile of the weights' gradients: so many registers of columns, and as many rows as fill the rest.
+  static constexpr int kColumns = 3;
 
   // What one row of a step reads and writes.
   struct Row {
@@ -67,23 +73,23 @@ class BackwardChunk {
   const int64_t n;
   const int64_t D, H, R, P, HP, RP;
   const BackwardLayout<Cell, T> at;
-  const Sums sum_at;
-  T* sums;     // gradients of the parameters, added to
-  T *dh, *dc;  // [n, RP], [n, HP] carried from step to step
-  T* d_inner;  // [n, HP] gradient of what the second product took
-  T* zeros;    // [max(H, R)] the state before the first step where none was given
-  T* da;       // [P, kSlots, S] gate gradients, panel by panel
-  T* dh_of;    // [RP / L, kSlots, L] dL/dh of each gathered row: the projection's left operand
-  T* inner;    // [kSlots, HP] what the second product took
-  T *x_tiles, *h_tiles,
-      *inner_tiles;            // [columns / tile, kSlots, tile] the matching x | 1, h_{t-1} | 1, inner
-  int64_t *row, *tape_row;     // [kSlots] where each gathered row lies
-  const T **h_past, **c_past;  // [kSlots] h_{t-1} and c_{t-1} of each
-  T** to;                      // [kSlots] where a product's rows go
+  const int64_t capacity;  // rows that are gathered: see rows_at_a_time
+  Gradients<T>* sums;      // of the parameters, added to; null where they are not wanted
+  T *dh, *dc;              // [n, RP], [n, HP] carried from step to step
+  T* d_inner;              // [n, HP] gradient of what the second product took
+  T* zeros;                // [max(H, R)] the state before the first step where none was given
+  T* da;                   // [P, capacity, S] gate gradients, panel by panel
+  T* dh_of;                // [RP / L, capacity, L] dL/dh of each gathered row: the projection's left operand
+  T* inner;                // [capacity, HP] what the second product took
+  T *x_tiles, *h_tiles, *inner_tiles;  // the matching x, h_{t-1}, inner: see `gather`
+  int64_t *row, *tape_row;             // [capacity] where each gathered row lies
+  const T **h_past, **c_past;          // [capacity] h_{t-1} and c_{t-1} of each
+  T** to;                              // [capacity] where a product's rows go
   int64_t slots = 0;
 
  public:
-  BackwardChunk(const Backward<T>& call, const int64_t* sequences, int64_t count, T* gradients, Workspace& w)
+  BackwardChunk(const Backward<T>& call, const int64_t* sequences, int64_t count, Gradients<T>* gradients,
+                Workspace& w)
       : f(call),
         order(sequences),
         n(count),
@@ -94,24 +100,24 @@ class BackwardChunk {
         HP(P * L),
         RP(padded<T>(R)),
         at(D, H, R),
-        sum_at(D, H, R),
+        capacity(rows_at_a_time()),
         sums(gradients) {
     w.lay_out([&] {
       dh = w.template take<T>(n * RP);
       if (Cell::cell_state) dc = w.template take<T>(n * HP);
       if (Cell::projected || Cell::reset_before)
-        d_inner = w.template take<T>(n * HP), inner = w.template take<T>(kSlots * HP);
+        d_inner = w.template take<T>(n * HP), inner = w.template take<T>(capacity * HP);
       zeros = w.template take<T>(std::max(H, R));
-      da = w.template take<T>(P * kSlots * S);
-      if (Cell::projected) dh_of = w.template take<T>(RP * kSlots);
+      da = w.template take<T>(P * capacity * S);
+      if (Cell::projected) dh_of = w.template take<T>(RP * capacity);
       if (sums) {
-        x_tiles = w.template take<T>(sum_at.x.columns * kSlots);
-        h_tiles = w.template take<T>(sum_at.h.columns * kSlots);
-        inner_tiles = w.template take<T>(sum_at.inner.columns * kSlots);
+        x_tiles = w.template take<T>(padded<T>(D) * capacity);
+        h_tiles = w.template take<T>(RP * capacity);
+        if (Cell::projected || Cell::reset_before) inner_tiles = w.template take<T>(HP * capacity);
       }
-      row = w.template take<int64_t>(kSlots), tape_row = w.template take<int64_t>(kSlots);
-      h_past = w.template take<const T*>(kSlots), c_past = w.template take<const T*>(kSlots);
-      to = w.template take<T*>(kSlots);
+      row = w.template take<int64_t>(capacity), tape_row = w.template take<int64_t>(capacity);
+      h_past = w.template take<const T*>(capacity), c_past = w.template take<const T*>(capacity);
+      to = w.template take<T*>(capacity);
     });
   }
 
@@ -124,7 +130,7 @@ class BackwardChunk {
     int64_t active = 0;
     for (int64_t s = std::min(f.rows.end, f.rows.length[order[0]]) - 1; s >= f.rows.begin; --s) {
       while (active < n && f.rows.length[order[active]] > s) ++active;
-      if (slots + active > kSlots) flush();
+      if (slots + active > capacity) flush();
       step(active, s);
     }
     flush();
@@ -135,6 +141,13 @@ class BackwardChunk {
   }
 
  private:
+  // Gate gradients are gathered for so many rows before they are multiplied with inputs and states: few, so
+  // that they stay in the L2 cache, unless the sums, all of which are read and written each time, do not.
+  int64_t rows_at_a_time() const {
+    const int64_t sums_bytes = GradientLayout<Cell, T>(D, H, R).size * int64_t(sizeof(T));
+    return sums_bytes > (int64_t(4) << 20) ? 432 : 144;
+  }
+
   void step(int64_t active, int64_t s) {
     for (int64_t r = 0; r < active; ++r) {
       const int64_t b = order[r], slot = slots + r;
@@ -171,7 +184,7 @@ class BackwardChunk {
     if (s > f.rows.begin) prefetch(active, s - 1);
     if (s > f.rows.begin || f.dh0) {
       for (int64_t r = 0; r < active; ++r) to[r] = dh + r * RP;
-      product<T>({da + slots * S + HF * L, S, P, kSlots * S, HN * L}, active, f.packed, to, RP, dh_in_parts);
+      product<T>({da + slots * S + HF * L, S, P, capacity * S, HN, H}, active, f.packed, to, RP, dh_in_parts);
     }
     slots += active;
   }
@@ -201,9 +214,10 @@ class BackwardChunk {
     for (int64_t r = 0; r < active; ++r) {
       to[r] = d_inner + r * HP;
       for (int64_t k = 0; k < R; k += L)
-        store(dh_of + k * kSlots + (slots + r) * L, upstream(r, k, int(std::min<int64_t>(L, R - k))));
+        store(dh_of + k * capacity + (slots + r) * L, upstream(r, k, int(std::min<int64_t>(L, R - k))));
     }
-    product<T>({dh_of + slots * L, L, RP / L, kSlots * L, L}, active, f.packed + at.second, to, HP, false);
+    product<T>({dh_of + slots * L, L, RP / L, capacity * L, 1, R}, active, f.packed + at.second, to, HP,
+               false);
   }
 
   // M panels of units in one row.
@@ -231,7 +245,7 @@ class BackwardChunk {
     Cell::backward(cell);
     for (int m = 0; m < M; ++m) {
       const int64_t unit = (p0 + m) * L;
-      T* gathered = of.da + (p0 + m) * (kSlots * S);
+      T* gathered = of.da + (p0 + m) * (capacity * S);
       for (int g = 0; g < SLOTS; ++g) store(gathered + g * L, cell.da[g][m]);
       if constexpr (Cell::cell_state) store(of.dc + unit, cell.carried[m]);
       if constexpr (dh_in_parts) store(of.dh + unit, cell.carried[m]);
@@ -247,13 +261,13 @@ class BackwardChunk {
       for (int64_t p = 0; p < P; ++p)
         for (int g = XF; g < XF + XN; ++g)
           store(f.dgates + (tape_row[slots + r] * Cell::gates + Cell::gate[g]) * H + p * L,
-                load(da + (p * kSlots + slots + r) * S + g * L), int(std::min<int64_t>(L, H - p * L)));
+                load(da + (p * capacity + slots + r) * S + g * L), int(std::min<int64_t>(L, H - p * L)));
   }
 
   // The gradient through U_n reaches the reset gate and the state before.
   void finish_reset(int64_t active) {
     for (int64_t r = 0; r < active; ++r) to[r] = d_inner + r * HP;
-    product<T>({da + slots * S, S, P, kSlots * S, L}, active, f.packed + at.second, to, HP, false);
+    product<T>({da + slots * S, S, P, capacity * S, 1, H}, active, f.packed + at.second, to, HP, false);
     for (int64_t r = 0; r < active; ++r)
       for (int64_t p = 0; p < P; ++p) {
         const int64_t slot = slots + r, unit = p * L;
@@ -263,7 +277,7 @@ class BackwardChunk {
         const Vec<T> da_r = Cell::template finish_backward<T>(
             load(reset, lanes), load(h_past[slot] + unit, lanes), load(d_inner + r * HP + unit), carried);
         store(dh + r * RP + unit, carried);
-        store(da + (p * kSlots + slot) * S + L, da_r);
+        store(da + (p * capacity + slot) * S + L, da_r);
       }
   }
 
@@ -271,55 +285,98 @@ class BackwardChunk {
   void flush() {
     if (f.dx) {
       for (int64_t i = 0; i < slots; ++i) to[i] = f.dx + row[i] * f.lddx;
-      product<T>({da + XF * L, S, P, kSlots * S, XN * L}, slots, f.packed + at.W, to, D, f.add_dx);
+      product<T>({da + XF * L, S, P, capacity * S, XN, H}, slots, f.packed + at.W, to, D, f.add_dx);
     }
     if (sums) {
       for (int64_t i = 0; i < slots; ++i) {
-        gather(f.x + row[i] * f.ldx, D, Sums::ones_with_x, x_tiles + i * kColumnTile);
-        gather(h_past[i], R, Sums::ones_with_h, h_tiles + i * kColumnTile);
-        if constexpr (Cell::projected || Cell::reset_before)
-          gather(inner + i * HP, H, false, inner_tiles + i * kColumnTile);
+        gather(f.x + row[i] * f.ldx, D, x_tiles, i);
+        gather(h_past[i], R, h_tiles, i);
+        if constexpr (Cell::projected || Cell::reset_before) gather(inner + i * HP, H, inner_tiles, i);
       }
-      add_products<XN, S>(da + XF * L, P, x_tiles, sum_at.x);
-      add_products<HN, S>(da + HF * L, P, h_tiles, sum_at.h);
-      if constexpr (Cell::reset_before) add_products<1, S>(da, P, inner_tiles, sum_at.inner);
-      if constexpr (Cell::projected) add_products<1, L>(dh_of, RP / L, inner_tiles, sum_at.inner);
+      add_products<S>(da + XF * L, H, XN, Cell::gate + XF, x_tiles, sums->W);
+      add_products<S>(da + HF * L, H, HN, Cell::gate + HF, h_tiles, sums->U);
+      if constexpr (Cell::reset_before) add_products<S>(da, H, 1, Cell::gate, inner_tiles, sums->U);
+      constexpr int no_gate[] = {0};
+      if constexpr (Cell::projected) add_products<L>(dh_of, R, 1, no_gate, inner_tiles, sums->projection);
+      add_biases();
       if constexpr (Cell::diagonals > 0) add_diagonals();
+      sums->fresh = false;
     }
     slots = 0;
   }
 
-  // A row of `count` numbers, followed by a one if asked for, into its tiles, the last one filled with zeros.
-  static TIMELIKE_INLINE void gather(const T* from, int64_t count, bool one, T* tile) {
-    for (; count >= kColumnTile; count -= kColumnTile, from += kColumnTile, tile += kSlots * kColumnTile)
-#pragma GCC unroll 6
-      for (int j = 0; j < kColumnTile; ++j) tile[j] = from[j];
-    if (count > 0 || one)
-      for (int j = 0; j < kColumnTile; ++j) tile[j] = j < count ? from[j] : T(one && j == count);
+  // Columns are worked on in groups of at most kColumns registers, as equal as can be: calls
+  // group(first column, registers) for each.
+  template <class Group>
+  static TIMELIKE_INLINE void groups_of(int64_t columns, Group&& group) {
+    const int64_t registers = (columns + L - 1) / L, groups = (registers + kColumns - 1) / kColumns;
+    for (int64_t k = 0; k < groups; ++k) {
+      const int64_t begin = registers * k / groups;
+      group(begin * L, int(registers * (k + 1) / groups - begin));
+    }
   }
 
-  // sums[p][column][g] += sum over the gathered rows of da[g] times the column, COUNT slots from lines STEP
-  // apart. Summed in two levels, rows of this flush first: the rounding error grows with the root of their
-  // number and not with that of all rows.
-  template <int COUNT, int64_t STEP>
-  void add_products(const T* da_slots, int64_t panels, const T* tiles, SumRegion region) const {
-    constexpr int WIDE = Sums::panels_at_a_time(COUNT);
-    int64_t p = 0;
-    for (; p + WIDE <= panels; p += WIDE) add_panels<COUNT, STEP, WIDE>(da_slots, p, tiles, region);
-    for (; p < panels; ++p) add_panels<COUNT, STEP, 1>(da_slots, p, tiles, region);
+  // Row `slot` of the columns that tiles are made of, [group of columns][capacity][its registers], the last
+  // register filled with zeros.
+  TIMELIKE_INLINE void gather(const T* from, int64_t count, T* tiles, int64_t slot) const {
+    groups_of(count, [&](int64_t column, int registers) {
+      T* to = tiles + column * capacity + slot * registers * L;
+      for (int j = 0; j < registers; ++j)
+        store(to + j * L, load(from + column + j * L, int(std::min<int64_t>(L, count - column - j * L))));
+    });
   }
 
-  template <int COUNT, int64_t STEP, int PANELS>
-  void add_panels(const T* da_slots, int64_t p0, const T* tiles, SumRegion region) const {
-    for (int64_t column = 0; column < region.columns; column += kColumnTile) {
-      Vec<T> acc[kColumnTile][PANELS * COUNT] = {};
-      multiply_add<kColumnTile, PANELS, COUNT, 0, COUNT, kColumnTile, T>(
-          acc, tiles + column * kSlots, 1, da_slots + p0 * kSlots * STEP, STEP, kSlots * STEP, slots);
-      for (int p = 0; p < PANELS; ++p) {
-        T* sum = sums + region.at + ((p0 + p) * region.columns + column) * COUNT * L;
-        for (int r = 0; r < kColumnTile; ++r)
-          for (int g = 0; g < COUNT; ++g, sum += L) store(sum, acc[r][p * COUNT + g] + load(sum));
-      }
+  // sums[gate[g] units + unit][column] += sum over the gathered rows of da[unit][g] times the column, for
+  // `count` slots g from lines STEP apart. Summed in two levels, rows of this flush first: the rounding error
+  // grows with the root of their number and not with that of all rows.
+  template <int64_t STEP>
+  void add_products(const T* da_slots, int64_t units, int count, const int* gate, const T* tiles,
+                    Sums<T> to) const {
+    for (int64_t p = 0; p < panels_of<T>(units); ++p) {
+      const T* lines = da_slots + p * capacity * STEP;
+      const int64_t real = std::min<int64_t>(L, units - p * L);
+      groups_of(to.ld, [&](int64_t column, int registers) {
+        const T* tile = tiles + column * capacity;
+        for (int g = 0; g < count; ++g) {
+          T* first = to.at + (gate[g] * units + p * L) * to.ld + column;
+          switch (registers) {
+            case 3: add_rows<STEP, 3>(lines + g * L, real, tile, first, to.ld); break;
+            case 2: add_rows<STEP, 2>(lines + g * L, real, tile, first, to.ld); break;
+            default: add_rows<STEP, 1>(lines + g * L, real, tile, first, to.ld);
+          }
+        }
+      });
+    }
+  }
+
+  // As many rows at a time as ROWS, then half as many, and so on.
+  template <int64_t STEP, int COLUMNS, int MOST = kRegisters * 3 / 4 / COLUMNS>
+  void add_rows(const T* line, int64_t rows, const T* tile, T* to, int64_t ld) const {
+    constexpr int ROWS = MOST >= 16 ? 16 : MOST >= 8 ? 8 : MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
+    int64_t r = 0;
+    for (; r + ROWS <= rows; r += ROWS) add_tile<STEP, COLUMNS, ROWS>(line + r, tile, to + r * ld, ld);
+    if constexpr (ROWS > 1)
+      if (r < rows) add_rows<STEP, COLUMNS, ROWS / 2>(line + r, rows - r, tile, to + r * ld, ld);
+  }
+
+  template <int64_t STEP, int COLUMNS, int ROWS>
+  void add_tile(const T* line, const T* tile, T* to, int64_t ld) const {
+    Vec<T> acc[ROWS][COLUMNS] = {};
+    for (int r = 0; r < ROWS; ++r)  // the sums arrive while the products are made
+      for (int j = 0; j < COLUMNS; ++j) __builtin_prefetch(to + r * ld + j * L, 1);
+    multiply_add<ROWS, 1, COLUMNS, 0, COLUMNS, STEP, T>(acc, line, 1, tile, COLUMNS * L, 0, slots);
+    const bool fresh = sums->fresh;
+    for (int r = 0; r < ROWS; ++r, to += ld)
+      for (int j = 0; j < COLUMNS; ++j) store(to + j * L, fresh ? acc[r][j] : acc[r][j] + load(to + j * L));
+  }
+
+  void add_biases() const {
+    for (int64_t p = 0; p < P; ++p) {
+      Vec<T> acc[SLOTS] = {};
+      for (int64_t i = 0; i < slots; ++i)
+        for (int g = 0; g < SLOTS; ++g) acc[g] += load(da + (p * capacity + i) * S + g * L);
+      T* to = sums->biases + p * S;
+      for (int g = 0; g < SLOTS; ++g) store(to + g * L, sums->fresh ? acc[g] : acc[g] + load(to + g * L));
     }
   }
 
@@ -329,58 +386,43 @@ class BackwardChunk {
       const int lanes = int(std::min<int64_t>(L, H - p * L));
       Vec<T> acc[3] = {};
       for (int64_t i = 0; i < slots; ++i) {
-        const T* gathered = da + (p * kSlots + i) * S;
+        const T* gathered = da + (p * capacity + i) * S;
         const Vec<T> before = load(c_past[i] + p * L, lanes);
         acc[0] = fma(load(gathered), before, acc[0]);
         acc[1] = fma(load(gathered + L), before, acc[1]);
         acc[2] = fma(load(gathered + 3 * L), load(f.cells + tape_row[i] * H + p * L, lanes), acc[2]);
       }
-      T* sum = sums + sum_at.diagonals + p * 3 * L;
-      for (int d = 0; d < 3; ++d) store(sum + d * L, acc[d] + load(sum + d * L));
+      T* to = sums->diagonals + p * 3 * L;
+      for (int d = 0; d < 3; ++d) store(to + d * L, sums->fresh ? acc[d] : acc[d] + load(to + d * L));
     }
   }
 };
 
-// A region of sums into a matrix [rows, columns] of the caller: lane l of slot g in panel p is row
-// gate[g] * units + p L + l. The column of ones, behind the last, goes to the biases.
+// Sums into a matrix of the caller, where they do not stand in it already.
 template <class T>
-void write_region(const T* sums, SumRegion region, int64_t units, const int* gate, int count, int64_t columns,
-                  T* matrix, T* bias, T* second_bias) {
-  constexpr int L = Lanes<T>::count;
-  for (int64_t p = 0; p < panels_of<T>(units); ++p)
-    for (int g = 0; g < count; ++g) {
-      const T* from = sums + region.at + (p * region.columns * count + g) * L;
-      const int64_t row = gate[g] * units + p * L;
-      const int64_t lanes = std::min<int64_t>(L, units - p * L);
-      T* to = matrix + row * columns;
-      for (int64_t k = 0; k < columns; ++k, from += count * L)
-        for (int64_t l = 0; l < lanes; ++l) to[l * columns + k] = from[l];
-      if (bias) copy_row(bias + row, from, lanes);
-      if (second_bias) copy_row(second_bias + row, from, lanes);
-    }
+void write_matrix(Sums<T> sums, int64_t rows, int64_t columns, T* matrix) {
+  if (sums.at == matrix) return;
+  for (int64_t row = 0; row < rows; ++row) copy_row(matrix + row * columns, sums.at + row * sums.ld, columns);
 }
 
 template <class Cell, class T>
-void write_gradients(const Backward<T>& f, const T* sums) {
+void write_gradients(const Backward<T>& f, const Gradients<T>& sums) {
   constexpr int L = Lanes<T>::count;
-  using Layout = GradientLayout<Cell, T>;
-  const Layout at(f.D, f.H, f.R);
-  T* const from_x = Layout::ones_with_x ? f.db_ih : nullptr;
-  T* const also_from_x = Layout::ones_with_x && !Layout::ones_with_h ? f.db_hh : nullptr;
-  T* const from_h = Layout::ones_with_h ? f.db_hh : nullptr;
-  T* const also_from_h = Layout::ones_with_h && !Layout::ones_with_x ? f.db_ih : nullptr;
-  write_region(sums, at.x, f.H, Cell::gate + Cell::input.first, Cell::input.count, f.D, f.dW, from_x,
-               also_from_x);
-  write_region(sums, at.h, f.H, Cell::gate + Cell::state.first, Cell::state.count, f.R, f.dU, from_h,
-               also_from_h);
-  if constexpr (Cell::reset_before)
-    write_region<T>(sums, at.inner, f.H, Cell::gate, 1, f.H, f.dU, nullptr, nullptr);
-  constexpr int no_gates[] = {0};
-  if constexpr (Cell::projected)
-    write_region<T>(sums, at.inner, f.R, no_gates, 1, f.H, f.dprojection, nullptr, nullptr);
+  const int64_t H = f.H;
+  write_matrix(sums.W, Cell::gates * H, f.D, f.dW);
+  write_matrix(sums.U, Cell::gates * H, f.R, f.dU);
+  if constexpr (Cell::projected) write_matrix(sums.projection, f.R, H, f.dprojection);
+  const auto write_biases = [&](Range slots, T* to) {
+    for (int s = slots.first; to && s < slots.first + slots.count; ++s)
+      for (int64_t unit = 0; unit < H; unit += L)
+        copy_row(to + Cell::gate[s] * H + unit, sums.biases + unit * Cell::slots + s * L,
+                 std::min<int64_t>(L, H - unit));
+  };
+  write_biases(Cell::input, f.db_ih);
+  write_biases(Cell::two_biases ? Cell::state : Cell::input, f.db_hh);
   for (int d = 0; d < Cell::diagonals; ++d)
-    for (int64_t unit = 0; unit < f.H; ++unit)
-      f.dpeephole[d * f.H + unit] = sums[at.diagonals + (unit / L * Cell::diagonals + d) * L + unit % L];
+    for (int64_t unit = 0; unit < H; ++unit)
+      f.dpeephole[d * H + unit] = sums.diagonals[(unit / L * Cell::diagonals + d) * L + unit % L];
 }
 
 // The sums over a chunk depend on where the batch is cut: on the batch alone, and so that two threads or four
@@ -406,24 +448,33 @@ template <class Cell, class T>
 void backward(const Backward<T>& f) {
   Batch batch(f.rows);
   batch.cut(backward_chunks(f.rows.count));
-  const int64_t size = f.dW ? GradientLayout<Cell, T>(f.D, f.H, f.R).size : 0;
+  const GradientLayout<Cell, T> layout(f.D, f.H, f.R);
+  const int64_t size = f.dW ? layout.size : 0;
   const int64_t tasks = f.dW ? tasks_of(batch, size * int64_t(sizeof(T))) : batch.chunks;
-  static thread_local Workspace gradients;
-  T* sums = nullptr;
-  gradients.lay_out([&] { sums = gradients.template take<T>(tasks * size); });
+  static thread_local Workspace of_sums;
+  T* memory = nullptr;
+  of_sums.lay_out([&] { memory = of_sums.template take<T>(tasks * size); });
+  Gradients<T> sums = gradients_in<Cell>(memory, layout);
+  if (tasks == 1) {  // in place, where rows are whole registers
+    if (layout.ldW == f.D) sums.W.at = f.dW;
+    if (layout.ldU == f.R) sums.U.at = f.dU;
+  }
   const double work = 2.0 * double(batch.steps()) * double(f.H) * double(Cell::slots * (f.D + f.R) + 50);
   run_tasks(tasks, worthwhile_threads(f.threads, work), [&](int64_t task) {
     static thread_local Workspace workspace;
-    T* own = f.dW ? sums + task * size : nullptr;
-    if (own) std::memset(own, 0, size_t(size) * sizeof(T));
+    Gradients<T> own = task ? gradients_in<Cell>(memory + task * size, layout) : sums;
     for (int64_t k = task; k < batch.chunks; k += tasks)
-      BackwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), own,
-                             workspace)
+      BackwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k),
+                             f.dW ? &own : nullptr, workspace)
           .run();
   });
   if (!f.dW) return;
+  if (batch.chunks == 0) {
+    sums = gradients_in<Cell>(memory, layout);
+    std::memset(memory, 0, size_t(size) * sizeof(T));
+  }
   for (int64_t task = 1; task < tasks; ++task)
-    for (int64_t i = 0; i < size; ++i) sums[i] += sums[task * size + i];
+    for (int64_t i = 0; i < size; ++i) memory[i] += memory[task * size + i];
   write_gradients<Cell>(f, sums);
 }
 

@@ -248,7 +248,7 @@ class ForwardChunk {
   // h = (projection) m.
   void project(int64_t active) const {
     for (int64_t r = 0; r < active; ++r) to[r] = next + r * lda + D;
-    product<T>({inner, HP, 1, 0, HP}, active, f.packed + at.second, to, R, false);
+    product<T>({inner, HP, P, L, 1, H}, active, f.packed + at.second, to, R, false);
     for (int64_t r = 0; r < active; ++r) {
       if (place[r].y) copy_row(place[r].y, to[r], R);
       if (place[r].hidden) copy_row(place[r].hidden, to[r], R);
@@ -258,7 +258,7 @@ class ForwardChunk {
   // The candidate gets U_n (r h_{t-1}), and then the state.
   void finish_reset(int64_t active) const {
     for (int64_t r = 0; r < active; ++r) to[r] = open + r * HP;
-    product<T>({inner, HP, 1, 0, HP}, active, f.packed + at.second, to, HP, true);
+    product<T>({inner, HP, P, L, 1, H}, active, f.packed + at.second, to, HP, true);
     for (int64_t r = 0; r < active; ++r)
       for (int64_t unit = 0; unit < H; unit += L) {
         const int lanes = int(std::min<int64_t>(L, H - unit));

@@ -52,26 +52,43 @@ int64_t column_packed_size(int64_t K, int64_t columns) {
   return (columns + kPanelColumns<T> - 1) / kPanelColumns<T> * kPanelColumns<T> * K;
 }
 
-// The left operand of a product: row r is `panels` pieces of `width` numbers, piece p of it at
-// data + p * panel_stride + r * row_stride.
+// The left operand of a product. Row r is `panels` pieces, piece p of it at data + p * panel_stride +
+// r * row_stride: `slots` registers each, of which only the first `units - p L` lanes hold numbers.
 template <class T>
 struct Rowset {
   const T* data;
-  int64_t row_stride, panels, panel_stride, width;
-  Rowset from(int64_t r) const { return {data + r * row_stride, row_stride, panels, panel_stride, width}; }
+  int64_t row_stride, panels, panel_stride;
+  int slots;
+  int64_t units;
+
+  int64_t width() const { return slots * Lanes<T>::count; }
+  Rowset from(int64_t r) const {
+    return {data + r * row_stride, row_stride, panels, panel_stride, slots, units};
+  }
+  Rowset pieces(int64_t begin, int64_t end) const {
+    return {data + begin * panel_stride,    row_stride, end - begin, panel_stride, slots,
+            units - begin * Lanes<T>::count};
+  }
 };
 
-// One tile of C = A B, B packed in column panels with its K index in the order of A's pieces.
-// C[r][column] = (or +=, with `add`) for the `columns` columns that exist.
-template <int R, int P, class T>
+// One tile of C = A B, of G registers in each of P panels of columns, B with its K index in the order of A's
+// pieces: C[r][column] = (or +=, with `add`) for
+// the `columns` columns that exist.
+template <int R, int P, int G, class T>
 TIMELIKE_INLINE void product_tile(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* const* c,
                                   int columns, bool add) {
   constexpr int L = Lanes<T>::count;
-  constexpr int G = kColumnGroup;
+  constexpr int64_t line = kPanelColumns<T>;
   Vec<T> acc[R][P * G] = {};
-  for (int64_t p = 0; p < a.panels; ++p)
-    multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + p * a.panel_stride, a.row_stride, b + p * a.width * G * L,
-                                      G * L, b_panel_stride, a.width);
+  const int64_t whole = std::min(a.panels, a.units / L), width = a.width();
+  for (int64_t p = 0; p < whole; ++p)
+    multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + p * a.panel_stride, a.row_stride, b + p * width * line,
+                                      line, b_panel_stride, width);
+  if (whole < a.panels)  // lanes that are no units are left out
+    for (int s = 0; s < a.slots; ++s)
+      multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + whole * a.panel_stride + s * L, a.row_stride,
+                                        b + (whole * width + s * L) * line, line, b_panel_stride,
+                                        a.units - whole * L);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -79,7 +96,7 @@ TIMELIKE_INLINE void product_tile(const Rowset<T>& a, const T* b, int64_t b_pane
       const int n = columns - j * L;
       if (n <= 0) continue;
       T* to = c[r] + j * L;
-      store(to, add ? acc[r][j] + load(to, n) : acc[r][j], n);
+      store(to, add ? load(to, n) + acc[r][j] : acc[r][j], n);
     }
 }
 
@@ -98,33 +115,45 @@ void product_rows(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* con
         product_rows<R, P - 1, T>(a, panel, b_panel_stride, shifted, left, add);
         return;
       }
+    } else {
+      if (left <= Lanes<T>::count)
+        return product_tile<R, 1, 1, T>(a, panel, b_panel_stride, shifted, int(left), add);
     }
-    product_tile<R, P, T>(a, panel, b_panel_stride, shifted, int(std::min(left, step)), add);
+    product_tile<R, P, kColumnGroup, T>(a, panel, b_panel_stride, shifted, int(std::min(left, step)), add);
   }
 }
 
-// C = A B for any number of rows: c[r] is where row r of C lies.
+// C = A B for any number of rows: c[r] is where row r of C lies. Long sums are made in two levels, groups of
+// pieces first: the rounding error grows with the root of a group's length.
 template <class T>
 void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t columns, bool add) {
-  const int64_t stride = a.panels * a.width * kPanelColumns<T>;
-  // With six rows a panel is taken through all rows before the next one, since it is the larger operand.
-  const int64_t sixes = rows / 6 * 6;
-  for (int64_t column = 0; sixes && column < columns; column += kPanelColumns<T>) {
-    const int n = int(std::min(columns - column, kPanelColumns<T>));
-    for (int64_t r = 0; r < sixes; r += 6) {
-      T* to[6];
-      for (int i = 0; i < 6; ++i) to[i] = c[r + i] + column;
-      product_tile<6, 1, T>(a.from(r), b + column / kPanelColumns<T> * stride, stride, to, n, add);
+  constexpr int64_t line = kPanelColumns<T>, longest = 512;
+  const int64_t stride = a.panels * a.width() * line, sixes = rows / 6 * 6;
+  const int64_t groups = (a.panels * a.width() + longest - 1) / longest;
+  for (int64_t k = 0; k < groups; ++k, add = true) {
+    const int64_t begin = a.panels * k / groups;
+    const Rowset<T> group = a.pieces(begin, a.panels * (k + 1) / groups), rest = group.from(sixes);
+    const T* lines = b + begin * a.width() * line;
+    // With six rows a panel is taken through all rows before the next one, since it is the larger operand.
+    for (int64_t column = 0; sixes && column < columns; column += line) {
+      const int n = int(std::min(columns - column, line));
+      const T* panel = lines + column / line * stride;
+      for (int64_t r = 0; r < sixes; r += 6) {
+        T* to[6];
+        for (int i = 0; i < 6; ++i) to[i] = c[r + i] + column;
+        if (n > Lanes<T>::count)
+          product_tile<6, 1, kColumnGroup, T>(group.from(r), panel, stride, to, n, add);
+        else
+          product_tile<6, 1, 1, T>(group.from(r), panel, stride, to, n, add);
+      }
     }
-  }
-  const Rowset<T> rest = a.from(sixes);
-  switch (rows - sixes) {
-    case 5: return product_rows<5, 1, T>(rest, b, stride, c + sixes, columns, add);
-    case 4: return product_rows<4, 1, T>(rest, b, stride, c + sixes, columns, add);
-    case 3: return product_rows<3, 2, T>(rest, b, stride, c + sixes, columns, add);
-    case 2: return product_rows<2, 2, T>(rest, b, stride, c + sixes, columns, add);
-    case 1: return product_rows<1, 4, T>(rest, b, stride, c + sixes, columns, add);
-    default: return;
+    switch (rows - sixes) {
+      case 5: product_rows<5, 1, T>(rest, lines, stride, c + sixes, columns, add); break;
+      case 4: product_rows<4, 1, T>(rest, lines, stride, c + sixes, columns, add); break;
+      case 3: product_rows<3, 2, T>(rest, lines, stride, c + sixes, columns, add); break;
+      case 2: product_rows<2, 2, T>(rest, lines, stride, c + sixes, columns, add); break;
+      case 1: product_rows<1, 4, T>(rest, lines, stride, c + sixes, columns, add); break;
+    }
   }
 }
 
