@@ -59,6 +59,7 @@ class BackwardChunk {
   static constexpr int XF = Cell::input.first, XN = Cell::input.count;
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
   static constexpr bool dh_in_parts = Cell::reads_state;  // a part of dh_{t-1} takes no product
+  static constexpr int64_t kNear = 64 << 10;              // numbers of a tape that stay in the L2 cache
   // A tile of the weights' gradients: so many registers of columns, and as many rows as fill the rest.
   static constexpr int kColumns = 3;
 
@@ -74,6 +75,7 @@ class BackwardChunk {
   const int64_t D, H, R, P, HP, RP;
   const BackwardLayout<Cell, T> at;
   const int64_t capacity;  // rows that are gathered: see rows_at_a_time
+  const bool far;          // whether what is read step by step does not come from the caches by itself
   Gradients<T>* sums;      // of the parameters, added to; null where they are not wanted
   T *dh, *dc;              // [n, RP], [n, HP] carried from step to step
   T* d_inner;              // [n, HP] gradient of what the second product took
@@ -85,6 +87,7 @@ class BackwardChunk {
   int64_t *row, *tape_row;             // [capacity] where each gathered row lies
   const T **h_past, **c_past;          // [capacity] h_{t-1} and c_{t-1} of each
   T** to;                              // [capacity] where a product's rows go
+  Ahead::Span* spans;                  // [5 n] what is fetched ahead
   int64_t slots = 0;
 
  public:
@@ -101,6 +104,7 @@ class BackwardChunk {
         RP(padded<T>(R)),
         at(D, H, R),
         capacity(rows_at_a_time()),
+        far(n * (f.rows.end - f.rows.begin) * (Cell::tape_gates * H + H + 2 * R) > kNear),
         sums(gradients) {
     w.lay_out([&] {
       dh = w.template take<T>(n * RP);
@@ -118,6 +122,7 @@ class BackwardChunk {
       row = w.template take<int64_t>(capacity), tape_row = w.template take<int64_t>(capacity);
       h_past = w.template take<const T*>(capacity), c_past = w.template take<const T*>(capacity);
       to = w.template take<T*>(capacity);
+      spans = w.template take<Ahead::Span>(5 * n);
     });
   }
 
@@ -181,27 +186,29 @@ class BackwardChunk {
     }
     if constexpr (Cell::reset_before) finish_reset(active);
     if (f.dgates) put_gate_gradients(active);
-    if (s > f.rows.begin) prefetch(active, s - 1);
     if (s > f.rows.begin || f.dh0) {
       for (int64_t r = 0; r < active; ++r) to[r] = dh + r * RP;
-      product<T>({da + slots * S + HF * L, S, P, capacity * S, HN, H}, active, f.packed, to, RP, dh_in_parts);
+      product<T>({da + slots * S + HF * L, S, P, capacity * S, HN, H}, active, f.packed, to, RP, dh_in_parts,
+                 far && s > f.rows.begin ? of_step(active, s - 1) : Ahead(spans));
     }
     slots += active;
   }
 
-  // The tape of the step before arrives while this step's products are summed.
-  void prefetch(int64_t active, int64_t s) const {
-    constexpr int64_t line = 64 / sizeof(T);
+  // What the step before reads. Rows of a ragged batch lie anywhere: no processor foresees them.
+  Ahead of_step(int64_t active, int64_t s) const {
+    Ahead ahead(spans);
+    const bool has_past = s > f.rows.begin;
     for (int64_t r = 0; r < active; ++r) {
-      const int64_t b = order[r], kept = tape_row_of(f.rows, b, s);
-      for (int64_t k = 0; k < Cell::tape_gates * H; k += line)
-        __builtin_prefetch(f.gates + kept * Cell::tape_gates * H + k);
-      const T* dy = f.dy + row_of(f.rows, b, s) * f.lddy;
-      for (int64_t k = 0; f.dy && k < R; k += line) __builtin_prefetch(dy + k);
-      if (Cell::cell_state && s > f.rows.begin)
-        for (int64_t k = 0; k < H; k += line)
-          __builtin_prefetch(f.cells + tape_row_of(f.rows, b, s - 1) * H + k);
+      const int64_t b = order[r], at_row = row_of(f.rows, b, s), kept = tape_row_of(f.rows, b, s);
+      const int64_t past = has_past ? tape_row_of(f.rows, b, s - 1) : 0;
+      if (Cell::tape_gates) ahead.add(f.gates + kept * Cell::tape_gates * H, Cell::tape_gates * H);
+      if (f.dy) ahead.add(f.dy + at_row * f.lddy, R);
+      if (Cell::cell_state && has_past) ahead.add(f.cells + past * H, H);
+      if (sums) ahead.add(f.x + at_row * f.ldx, D);
+      if (has_past) ahead.add(f.hidden + past * f.ldhidden, R);
     }
+    ahead.spread(P * (L >= 16 ? HN : 1) * std::max<int64_t>(1, active / 6 * (RP / kPanelColumns<T>)));
+    return ahead;
   }
 
   TIMELIKE_INLINE Vec<T> upstream(int64_t r, int64_t unit, int lanes) const {

@@ -44,10 +44,12 @@ class ForwardChunk {
   // Chunks this small spend their time waiting for the row before: their input products are summed ahead
   // for a window of steps, in full tiles, and only the state products stay in the time loop.
   static constexpr int64_t kSmall = 2, kWindow = 64;
+  static constexpr int64_t kNear = 64 << 10;  // numbers of a tape that stay in the L2 cache
 
   // Null for what is not wanted.
   struct Place {
     T *y, *hidden, *gates, *cells;
+    const T* x_ahead;  // of the next step
   };
 
   const Forward<T>& f;
@@ -56,6 +58,7 @@ class ForwardChunk {
   const int64_t D, H, R, P, HP, RP, lda;
   const ForwardLayout<Cell, T> at;
   const bool ahead;
+  const bool far;    // whether the tape does not stay in the caches
   T *state, *next;   // [n, lda], the row x | h
   T* c;              // [n, HP] of a cell with cell state
   T* inner;          // [n, HP] what the second product takes: m of a projection, r h of reset-before
@@ -77,7 +80,8 @@ class ForwardChunk {
         RP(padded<T>(R)),
         lda(D + RP),
         at(D, H, R),
-        ahead(n <= kSmall) {
+        ahead(n <= kSmall),
+        far(f.gates && n * (f.rows.end - f.rows.begin) * (Cell::tape_gates + 2) * H > kNear) {
     w.lay_out([&] {
       state = w.template take<T>(n * lda), next = w.template take<T>(n * lda);
       if (Cell::cell_state) c = w.template take<T>(n * HP);
@@ -150,7 +154,10 @@ class ForwardChunk {
       const int64_t row = row_of(f.rows, order[r], s), kept = tape_row_of(f.rows, order[r], s);
       place[r] = {f.y ? f.y + row * f.ldy : nullptr, f.hidden ? f.hidden + kept * R : nullptr,
                   f.gates ? f.gates + kept * Cell::tape_gates * H : nullptr,
-                  f.cells ? f.cells + kept * H : nullptr};
+                  f.cells ? f.cells + kept * H : nullptr,
+                  far && s + 1 < std::min(f.rows.end, f.rows.length[order[r]])
+                      ? f.x + row_of(f.rows, order[r], s + 1) * f.ldx
+                      : nullptr};
       if (!ahead) copy_row(state + r * lda, f.x + row * f.ldx, D);
     }
     const T* sum = ahead ? sums + ((s - f.rows.begin) % kWindow) * n * P * S : nullptr;
@@ -163,29 +170,38 @@ class ForwardChunk {
     if constexpr (Cell::reset_before) finish_reset(active);
   }
 
+  // What is known of a tile when it is compiled. In a whole one all lanes are units and its input products
+  // are its own; in a far one, besides, what it writes does not stay in the caches.
+  enum class Tile { any, whole, far };
+
   // The panel stays in the L1 cache over the rows.
   template <int PANELS>
   void all_rows(int64_t active, int64_t p, const T* sum) {
     int64_t r = 0;
-    for (; r + kRows <= active; r += kRows) tile<kRows, PANELS>(r, p, sum);
+    if (sum || (p + PANELS) * L > H)
+      for (; r + kRows <= active; r += kRows) tile<kRows, PANELS>(r, p, sum);
+    else if (far)
+      for (; r + kRows <= active; r += kRows) tile<kRows, PANELS, Tile::far>(r, p, nullptr);
+    else
+      for (; r + kRows <= active; r += kRows) tile<kRows, PANELS, Tile::whole>(r, p, nullptr);
     if constexpr (kRows > 3)
       for (; r + 3 <= active; r += 3) tile<3, PANELS>(r, p, sum);
     if (active - r == 2) tile<2, PANELS>(r, p, sum);
     if (active - r == 1) tile<1, PANELS>(r, p, sum);
   }
 
-  // The tape's lines arrive while the products are summed.
-  template <int ROWS>
-  TIMELIKE_INLINE void prefetch_tape(const Place* at_row, int64_t unit) const {
-    for (int r = 0; r < ROWS; ++r) {
-      for (int g = 0; g < Cell::tape_gates; ++g) __builtin_prefetch(at_row[r].gates + g * H + unit, 1);
-      if (Cell::cell_state) __builtin_prefetch(at_row[r].cells + unit, 1);
-      __builtin_prefetch(at_row[r].y + unit, 1);
-    }
+  // What a tile writes for one of its rows, and the first tile's share of the next step's inputs.
+  TIMELIKE_INLINE void fetch(const Place& at_row, int64_t unit) const {
+    for (int g = 0; g < Cell::tape_gates; ++g) __builtin_prefetch(at_row.gates + g * H + unit, 1);
+    if (Cell::cell_state) __builtin_prefetch(at_row.cells + unit, 1);
+    __builtin_prefetch(at_row.y + unit, 1);
+    if (unit == 0 && at_row.x_ahead)
+      for (int64_t k = 0; k < D; k += 64 / int64_t(sizeof(T))) __builtin_prefetch(at_row.x_ahead + k);
   }
 
-  template <int ROWS, int PANELS>
+  template <int ROWS, int PANELS, Tile KIND = Tile::any>
   void tile(int64_t r0, int64_t p0, const T* sum) {
+    if constexpr (KIND != Tile::any) sum = nullptr;
     Vec<T> acc[ROWS][PANELS * SLOTS];
     const T* panel = f.packed + p0 * at.panel;
     for (int r = 0; r < ROWS; ++r)
@@ -193,15 +209,24 @@ class ForwardChunk {
         for (int g = 0; g < SLOTS; ++g)
           acc[r][p * SLOTS + g] =
               load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * at.panel) + g * L);
-    if (place[r0].gates) prefetch_tape<ROWS>(place + r0, p0 * L);
     const T* x = state + r0 * lda;
-    if (sum) {
-      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x + D, lda, panel + at.state, HN * L, at.panel, R);
-    } else if constexpr (one_line) {
-      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x, lda, panel + at.input, HN * L, at.panel, D + R);
+    if constexpr (!one_line)
+      if (!sum)
+        multiply_add<ROWS, PANELS, SLOTS, XF, XN, 1, T>(acc, x, lda, panel + at.input, XN * L, at.panel, D);
+    const bool both = one_line && !sum;
+    const T *a = both ? x : x + D, *lines = panel + (both ? at.input : at.state);
+    const int64_t count = both ? D + R : R;
+    if constexpr (KIND != Tile::far) {
+      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a, lda, lines, HN * L, at.panel, count);
     } else {
-      multiply_add<ROWS, PANELS, SLOTS, XF, XN, 1, T>(acc, x, lda, panel + at.input, XN * L, at.panel, D);
-      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, x + D, lda, panel + at.state, HN * L, at.panel, R);
+      // In parts, one per row, and before each a few lines of memory are asked for: too many at once get
+      // lost.
+      const int64_t part = (count + ROWS - 1) / ROWS;
+      for (int64_t k = 0, r = r0; k < count; k += part, ++r) {
+        fetch(place[r], p0 * L);
+        multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a + k, lda, lines + k * (HN * L), HN * L,
+                                                        at.panel, std::min(part, count - k));
+      }
     }
     constexpr int M = ROWS * PANELS;
     ForwardStep<Cell, T, M> cell;
@@ -220,7 +245,7 @@ class ForwardChunk {
     const Place* const at_row = place + r0;
     for (int m = 0; m < M; ++m) {
       const int64_t r = m % ROWS, unit = (p0 + m / ROWS) * L;
-      const int lanes = int(std::min<int64_t>(L, units - unit));
+      const int lanes = KIND == Tile::any ? int(std::min<int64_t>(L, units - unit)) : L;
       if constexpr (Cell::cell_state) store(c_to + r * padded_units + unit, cell.state[m]);
       if constexpr (Cell::reset_before) {
         store(open + (r0 + r) * HP + unit, cell.gate[0][m]);

@@ -71,19 +71,27 @@ struct Rowset {
   }
 };
 
+struct Nothing {
+  void operator()() const {}
+};
+
 // One tile of C = A B, of G registers in each of P panels of columns, B with its K index in the order of A's
 // pieces: C[r][column] = (or +=, with `add`) for
 // the `columns` columns that exist.
-template <int R, int P, int G, class T>
+template <int R, int P, int G, class T, class Between>
 TIMELIKE_INLINE void product_tile(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* const* c,
-                                  int columns, bool add) {
+                                  int columns, bool add, Between& between) {
   constexpr int L = Lanes<T>::count;
   constexpr int64_t line = kPanelColumns<T>;
   Vec<T> acc[R][P * G] = {};
   const int64_t whole = std::min(a.panels, a.units / L), width = a.width();
+  const int64_t stretch = L >= 16 ? L : width;  // short loops are slow loops
   for (int64_t p = 0; p < whole; ++p)
-    multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + p * a.panel_stride, a.row_stride, b + p * width * line,
-                                      line, b_panel_stride, width);
+    for (int64_t k = 0; k < width; k += stretch) {
+      between();
+      multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + p * a.panel_stride + k, a.row_stride,
+                                        b + (p * width + k) * line, line, b_panel_stride, stretch);
+    }
   if (whole < a.panels)  // lanes that are no units are left out
     for (int s = 0; s < a.slots; ++s)
       multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + whole * a.panel_stride + s * L, a.row_stride,
@@ -101,9 +109,9 @@ TIMELIKE_INLINE void product_tile(const Rowset<T>& a, const T* b, int64_t b_pane
 }
 
 // C = A B for R rows and all columns.
-template <int R, int P, class T>
+template <int R, int P, class T, class Between>
 void product_rows(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* const* c, int64_t columns,
-                  bool add) {
+                  bool add, Between& between) {
   constexpr int64_t step = P * kPanelColumns<T>;
   T* shifted[R];
   for (int64_t column = 0; column < columns; column += step) {
@@ -112,21 +120,24 @@ void product_rows(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* con
     const T* panel = b + column / kPanelColumns<T> * b_panel_stride;
     if constexpr (P > 1) {
       if (left <= step - kPanelColumns<T>) {  // fewer panels left than a tile has
-        product_rows<R, P - 1, T>(a, panel, b_panel_stride, shifted, left, add);
+        product_rows<R, P - 1, T>(a, panel, b_panel_stride, shifted, left, add, between);
         return;
       }
     } else {
       if (left <= Lanes<T>::count)
-        return product_tile<R, 1, 1, T>(a, panel, b_panel_stride, shifted, int(left), add);
+        return product_tile<R, 1, 1, T>(a, panel, b_panel_stride, shifted, int(left), add, between);
     }
-    product_tile<R, P, kColumnGroup, T>(a, panel, b_panel_stride, shifted, int(std::min(left, step)), add);
+    product_tile<R, P, kColumnGroup, T>(a, panel, b_panel_stride, shifted, int(std::min(left, step)), add,
+                                        between);
   }
 }
 
 // C = A B for any number of rows: c[r] is where row r of C lies. Long sums are made in two levels, groups of
 // pieces first: the rounding error grows with the root of a group's length.
-template <class T>
-void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t columns, bool add) {
+// `between` is called now and then, at least once per piece of each tile.
+template <class T, class Between = Nothing>
+void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t columns, bool add,
+             Between&& between = {}) {
   constexpr int64_t line = kPanelColumns<T>, longest = 512;
   const int64_t stride = a.panels * a.width() * line, sixes = rows / 6 * 6;
   const int64_t groups = (a.panels * a.width() + longest - 1) / longest;
@@ -142,17 +153,17 @@ void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t 
         T* to[6];
         for (int i = 0; i < 6; ++i) to[i] = c[r + i] + column;
         if (n > Lanes<T>::count)
-          product_tile<6, 1, kColumnGroup, T>(group.from(r), panel, stride, to, n, add);
+          product_tile<6, 1, kColumnGroup, T>(group.from(r), panel, stride, to, n, add, between);
         else
-          product_tile<6, 1, 1, T>(group.from(r), panel, stride, to, n, add);
+          product_tile<6, 1, 1, T>(group.from(r), panel, stride, to, n, add, between);
       }
     }
     switch (rows - sixes) {
-      case 5: product_rows<5, 1, T>(rest, lines, stride, c + sixes, columns, add); break;
-      case 4: product_rows<4, 1, T>(rest, lines, stride, c + sixes, columns, add); break;
-      case 3: product_rows<3, 2, T>(rest, lines, stride, c + sixes, columns, add); break;
-      case 2: product_rows<2, 2, T>(rest, lines, stride, c + sixes, columns, add); break;
-      case 1: product_rows<1, 4, T>(rest, lines, stride, c + sixes, columns, add); break;
+      case 5: product_rows<5, 1, T>(rest, lines, stride, c + sixes, columns, add, between); break;
+      case 4: product_rows<4, 1, T>(rest, lines, stride, c + sixes, columns, add, between); break;
+      case 3: product_rows<3, 2, T>(rest, lines, stride, c + sixes, columns, add, between); break;
+      case 2: product_rows<2, 2, T>(rest, lines, stride, c + sixes, columns, add, between); break;
+      case 1: product_rows<1, 4, T>(rest, lines, stride, c + sixes, columns, add, between); break;
     }
   }
 }

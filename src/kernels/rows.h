@@ -107,4 +107,38 @@ class Workspace {
   }
 };
 
+// Memory that will be read or written soon, fetched into the cache a few lines at a time: a processor that
+// waits for as many lines as it can drops what it is asked on top.
+class Ahead {
+ public:
+  struct Span {
+    const char* at;
+    int64_t lines;
+  };
+  explicit Ahead(Span* memory) : begin_(memory), end_(memory) {}
+
+  template <class T>
+  void add(const T* row, int64_t count) {
+    const uintptr_t first = reinterpret_cast<uintptr_t>(row) / kLine;
+    const uintptr_t last = (reinterpret_cast<uintptr_t>(row + count) - 1) / kLine;
+    *end_++ = {reinterpret_cast<const char*>(row), int64_t(last - first) + 1};
+    lines_ += last - first + 1;
+  }
+  // All of it in so many calls.
+  void spread(int64_t calls) { quota_ = (lines_ + calls - 1) / calls; }
+
+  inline __attribute__((always_inline)) void operator()() {
+    for (int64_t i = 0; i < quota_ && begin_ < end_; ++i) {
+      __builtin_prefetch(begin_->at);
+      begin_->at += kLine;
+      if (--begin_->lines == 0) ++begin_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  Span *begin_, *end_;
+  int64_t lines_ = 0, quota_ = 0;
+};
+
 }  // namespace timelike
