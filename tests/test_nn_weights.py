@@ -145,8 +145,11 @@ def test_negated_views_of_the_weights_are_other_weights():
 @pytest.mark.parametrize("grad", [True, False])
 def test_weights_are_packed_once_per_change(monkeypatch, grad):
     made = []
-    original = layerweights.Copies
-    monkeypatch.setattr(layerweights, "Copies", lambda *a: made.append(a) or original(*a))
+    original = layerweights.held_weights
+    monkeypatch.setattr(
+        layerweights, "held_weights", lambda dtype: lambda *a: made.append(a) or original(dtype)(*a)
+    )
+    layerweights._layout.cache_clear()
     _, lstm = pair(D, H, 2, bidirectional=True)
     with torch.set_grad_enabled(grad):
         for k in range(3):
@@ -157,6 +160,7 @@ def test_weights_are_packed_once_per_change(monkeypatch, grad):
     lstm.weight_hh_l1_reverse.data[0, 0] += 1
     lstm(normal(T, B, D, seed=1))
     assert len(made) == 3
+    layerweights._layout.cache_clear()
 
 
 def test_backward_uses_the_weights_of_its_forward():

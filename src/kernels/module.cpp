@@ -4,8 +4,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -56,31 +60,32 @@ struct RowsArgument {
   }
 };
 
-// A copy of some arrays, to tell whether they still hold the same bits.
-class Copies {
- public:
-  Copies(const std::vector<Address>& arrays, const std::vector<size_t>& sizes) : sizes_(sizes) {
-    size_t total = 0;
-    for (const size_t size : sizes) total += padded(size);
-    memory_.reset(new char[total]);
-    for (size_t k = 0, used = 0; k < sizes.size(); used += padded(sizes[k++])) {
-      addresses_.push_back(reinterpret_cast<Address>(memory_.get() + used));
-      std::memcpy(at<char>(addresses_[k]), at<const char>(arrays[k]), sizes[k]);
-    }
+// Where the memory of a tensor lies. Asked for from here, where it takes a third of the time.
+Address address_of(nb::handle tensor) {
+  if (tensor.is_none()) return 0;
+  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  PyObject* const self = tensor.ptr();
+  const auto found =
+      nb::steal(PyObject_VectorcallMethod(data_ptr, &self, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+  if (!found.is_valid()) nb::raise_python_error();
+  const Address address = nb::cast<Address>(found);
+  if (address == 0 && nb::cast<int64_t>(tensor.attr("numel")()) > 0) {
+    PyErr_Format(PyExc_NotImplementedError,
+                 "%s has no memory: tracing with fake tensors is not supported by these kernels",
+                 Py_TYPE(self)->tp_name);
+    nb::raise_python_error();
   }
-  const std::vector<Address>& addresses() const { return addresses_; }
-  bool same(const std::vector<Address>& arrays) const {
-    for (size_t k = 0; k < sizes_.size(); ++k)
-      if (std::memcmp(at<const char>(arrays[k]), at<const char>(addresses_[k]), sizes_[k])) return false;
-    return true;
-  }
+  return address;
+}
 
- private:
-  static size_t padded(size_t size) { return (size + 15) / 16 * 16; }
-  std::vector<size_t> sizes_;  // bytes
-  std::vector<Address> addresses_;
-  std::unique_ptr<char[]> memory_;
-};
+// Where the memory of an array lies.
+Address address_of_buffer(nb::handle array) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(array.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
+  const Address address = reinterpret_cast<Address>(view.buf);
+  PyBuffer_Release(&view);
+  return address;
+}
 
 // One cell in one precision on one instruction set, for layers of one size.
 template <class T>
@@ -92,6 +97,14 @@ class BoundLayer {
   int tape_gates() const { return layer_.tape_gates; }
   int64_t forward_size() const { return layer_.forward_size(D_, H_, R_); }
   int64_t backward_size() const { return layer_.backward_size(D_, H_, R_); }
+
+  const timelike::Layer<T>& kernels() const { return layer_; }
+  int64_t inputs() const { return D_; }
+  int64_t units() const { return H_; }
+  int64_t hidden() const { return R_; }
+  timelike::Weights<T> weights(const Address* slots) const {
+    return weights(slots[0], slots[1], slots[2], slots[3], slots[4], slots[5]);
+  }
 
   void pack_forward(Address W, Address U, Address b_ih, Address b_hh, Address peephole, Address projection,
                     Address packed) const {
@@ -160,9 +173,169 @@ class BoundLayer {
   }
 };
 
+constexpr int kParameters = 6;  // W, U, b_ih, b_hh, peephole, projection: where each stands, or -1
+
+// The weights of a layer in all its directions, as they were at one moment: a copy, packed from there.
 template <class T>
-void bind_layer(nb::module_& m, const char* name) {
+class HeldWeights {
+ public:
+  HeldWeights(const BoundLayer<T>& layer, const std::vector<Address>& arrays,
+              const std::vector<size_t>& bytes, const std::vector<int>& slots, int directions)
+      : layer_(layer), bytes_(bytes), slots_(slots), directions_(directions) {
+    size_t total = 0;
+    for (const size_t n : bytes) total += padded(n);
+    const size_t packed = padded(size_t(layer.forward_size()) * sizeof(T));
+    memory_ = allocate(total + size_t(directions) * packed);
+    char* to = memory_.get();
+    for (size_t k = 0; k < bytes.size(); to += padded(bytes[k++])) {
+      std::memcpy(to, at<const char>(arrays[k]), bytes[k]);
+      copies_.push_back(reinterpret_cast<Address>(to));
+    }
+    for (int d = 0; d < directions; ++d, to += packed) {
+      layer.kernels().pack_forward(weights(d), reinterpret_cast<T*>(to));
+      forward_.push_back(reinterpret_cast<Address>(to));
+    }
+  }
+
+  // Whether these hold the same bits.
+  bool same(const std::vector<Address>& arrays) const {
+    for (size_t k = 0; k < bytes_.size(); ++k)
+      if (std::memcmp(at<const char>(arrays[k]), at<const char>(copies_[k]), bytes_[k])) return false;
+    return true;
+  }
+  const std::vector<int>& slots() const { return slots_; }
+  const std::vector<Address>& forward() const { return forward_; }
+  // Packed when first asked for, by whichever thread that is.
+  const std::vector<Address>& backward() {
+    std::call_once(packed_backward_, [this] {
+      const size_t packed = padded(size_t(layer_.backward_size()) * sizeof(T));
+      memory_backward_ = allocate(size_t(directions_) * packed);
+      char* to = memory_backward_.get();
+      for (int d = 0; d < directions_; ++d, to += packed) {
+        layer_.kernels().pack_backward(weights(d), reinterpret_cast<T*>(to));
+        backward_.push_back(reinterpret_cast<Address>(to));
+      }
+    });
+    return backward_;
+  }
+
+ private:
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  using Memory = std::unique_ptr<char[], Free>;
+  static constexpr size_t kLine = 64;  // no register load crosses two
+
+  static size_t padded(size_t n) { return (n + kLine - 1) / kLine * kLine; }
+  static Memory allocate(size_t bytes) {
+    Memory memory(static_cast<char*>(std::aligned_alloc(kLine, std::max(bytes, kLine))));
+    if (!memory) throw std::bad_alloc();
+    return memory;
+  }
+  timelike::Weights<T> weights(int direction) const {
+    const size_t first = size_t(direction) * (copies_.size() / size_t(directions_));
+    Address given[kParameters];
+    for (int k = 0; k < kParameters; ++k) given[k] = slots_[k] < 0 ? 0 : copies_[first + size_t(slots_[k])];
+    return layer_.weights(given);
+  }
+
+  const BoundLayer<T> layer_;
+  const std::vector<size_t> bytes_;
+  const std::vector<int> slots_;
+  const int directions_;
+  Memory memory_, memory_backward_;
+  std::vector<Address> copies_, forward_, backward_;
+  std::once_flag packed_backward_;
+};
+
+// A layer over a batch of tensors, in all its directions; what each tensor is, and its shape, is written in
+// timelike/layercalls.py, which made or checked it. `tape` holds per direction the gates of all rows and then
+// their cells.
+template <class T>
+class TensorCalls {
+ public:
+  TensorCalls(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n_rows, int64_t n_steps,
+              bool cell_state, int directions)
+      : layer_(layer),
+        rows_(rows),
+        steps_(n_steps),
+        h_(rows.rows.count * layer.hidden()),
+        c_(rows.rows.count * layer.units()),
+        gates_(n_rows * layer.tape_gates() * layer.units()),
+        tape_(gates_ + (cell_state ? n_rows * layer.units() : 0)),
+        ldy_(directions * layer.hidden()) {}
+
+  void forward(int direction, Address packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
+               Address hT, Address cT, Address tape, int threads) const {
+    const int64_t k = direction;
+    layer_.forward(rows_, 0, steps_, k == 1, packed, x, ldx, go(h0, k * h_), go(c0, k * c_),
+                   go(y, k * layer_.hidden()), ldy_, 0, go(hT, k * h_), go(cT, k * c_), go(tape, k * tape_),
+                   go(tape, k * tape_ + gates_), threads);
+  }
+  void backward(int direction, Address packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
+                Address tape, Address dy, int64_t lddy, Address dhT, Address dcT, Address dx,
+                const Address* gradients, Address dh0, Address dc0, int threads) const {
+    const int64_t k = direction;
+    layer_.backward(rows_, 0, steps_, k == 1, packed, x, ldx, go(h0, k * h_), go(c0, k * c_),
+                    go(y, k * layer_.hidden()), ldy_, go(tape, k * tape_), go(tape, k * tape_ + gates_),
+                    go(dy, k * layer_.hidden()), lddy, go(dhT, k * h_), go(dcT, k * c_), dx, layer_.inputs(),
+                    k == 1, gradients[0], gradients[1], gradients[2], gradients[3], gradients[4],
+                    gradients[5], go(dh0, k * h_), go(dc0, k * c_), 0, threads);
+  }
+
+ private:
+  const BoundLayer<T>& layer_;
+  const RowsArgument& rows_;
+  const int64_t steps_, h_, c_, gates_, tape_, ldy_;
+
+  static Address go(Address address, int64_t numbers) {
+    return address ? address + Address(numbers) * sizeof(T) : 0;
+  }
+};
+
+template <class T>
+void run_forward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n_rows, int64_t n_steps,
+                 const HeldWeights<T>& held, nb::handle x, int64_t ldx, nb::handle h0, nb::handle c0,
+                 nb::handle y, nb::handle hT, nb::handle cT, nb::handle tape, int threads) {
+  const std::vector<Address>& packed = held.forward();
+  const TensorCalls<T> calls(layer, rows, n_rows, n_steps, !cT.is_none(), int(packed.size()));
+  const Address at_x = address_of(x), at_h0 = address_of(h0), at_c0 = address_of(c0), at_y = address_of(y),
+                at_hT = address_of(hT), at_cT = address_of(cT), at_tape = address_of(tape);
+  const nb::gil_scoped_release released;
+  for (size_t k = 0; k < packed.size(); ++k)
+    calls.forward(int(k), packed[k], at_x, ldx, at_h0, at_c0, at_y, at_hT, at_cT, at_tape, threads);
+}
+
+// `gradients`: a list with a tensor or None for each weight of each direction.
+template <class T>
+void run_backward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n_rows, int64_t n_steps,
+                  HeldWeights<T>& held, bool cell_state, nb::handle x, int64_t ldx, nb::handle h0,
+                  nb::handle c0, nb::handle y, nb::handle tape, nb::handle dy, int64_t lddy, nb::handle dhT,
+                  nb::handle dcT, nb::handle dx, nb::list gradients, nb::handle dh0, nb::handle dc0,
+                  int threads) {
+  const std::vector<int>& slots = held.slots();
+  const int directions = int(held.forward().size());
+  const size_t n = gradients.size() / size_t(directions);
+  std::vector<Address> d(size_t(directions) * kParameters);
+  for (size_t k = 0; k < d.size(); ++k)
+    if (const int slot = slots[k % kParameters]; slot >= 0)
+      d[k] = address_of(gradients[k / kParameters * n + size_t(slot)]);
+  const TensorCalls<T> calls(layer, rows, n_rows, n_steps, cell_state, directions);
+  const Address at_x = address_of(x), at_h0 = address_of(h0), at_c0 = address_of(c0), at_y = address_of(y),
+                at_tape = address_of(tape), at_dy = address_of(dy), at_dhT = address_of(dhT),
+                at_dcT = address_of(dcT), at_dx = address_of(dx), at_dh0 = address_of(dh0),
+                at_dc0 = address_of(dc0);
+  const nb::gil_scoped_release released;
+  const std::vector<Address>& packed = held.backward();
+  for (int k = 0; k < directions; ++k)
+    calls.backward(k, packed[size_t(k)], at_x, ldx, at_h0, at_c0, at_y, at_tape, at_dy, lddy, at_dhT, at_dcT,
+                   at_dx, d.data() + k * kParameters, at_dh0, at_dc0, threads);
+}
+
+template <class T>
+void bind_layer(nb::module_& m, const char* name, const char* name_of_weights) {
   using Bound = BoundLayer<T>;
+  using Held = HeldWeights<T>;
   const auto free = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<Bound>(m, name)
       .def_prop_ro("tape_gates", &Bound::tape_gates)
@@ -171,7 +344,22 @@ void bind_layer(nb::module_& m, const char* name) {
       .def("pack_forward", &Bound::pack_forward, free)
       .def("pack_backward", &Bound::pack_backward, free)
       .def("forward", &Bound::forward, free)
-      .def("backward", &Bound::backward, free);
+      .def("backward", &Bound::backward, free)
+      .def("run_forward", &run_forward<T>, nb::arg("rows"), nb::arg("n_rows"), nb::arg("n_steps"),
+           nb::arg("held"), nb::arg("x"), nb::arg("ldx"), nb::arg("h0").none(), nb::arg("c0").none(),
+           nb::arg("y"), nb::arg("hT"), nb::arg("cT").none(), nb::arg("tape").none(), nb::arg("threads"))
+      .def("run_backward", &run_backward<T>, nb::arg("rows"), nb::arg("n_rows"), nb::arg("n_steps"),
+           nb::arg("held"), nb::arg("cell_state"), nb::arg("x"), nb::arg("ldx"), nb::arg("h0").none(),
+           nb::arg("c0").none(), nb::arg("y"), nb::arg("tape").none(), nb::arg("dy").none(), nb::arg("lddy"),
+           nb::arg("dhT").none(), nb::arg("dcT").none(), nb::arg("dx").none(), nb::arg("gradients"),
+           nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("threads"));
+  nb::class_<Held>(m, name_of_weights)
+      .def(nb::init<const Bound&, const std::vector<Address>&, const std::vector<size_t>&,
+                    const std::vector<int>&, int>(),
+           free)
+      .def("same", &Held::same)
+      .def("forward", &Held::forward)
+      .def("backward", &Held::backward, free);
 }
 
 template <class T>
@@ -207,12 +395,9 @@ NB_MODULE(_core, m) {
       nb::init<Address, Address, Address, Address, Address, int64_t, Address, Address>(), nb::arg("start"),
       nb::arg("step"), nb::arg("length"), nb::arg("tape_start"), nb::arg("tape_step"), nb::arg("count"),
       nb::arg("index") = 0, nb::arg("tape_index") = 0);
-  nb::class_<Copies>(m, "Copies")
-      .def(nb::init<const std::vector<Address>&, const std::vector<size_t>&>())
-      .def("addresses", &Copies::addresses)
-      .def("same", &Copies::same);
-  bind_layer<float>(m, "LayerF32");
-  bind_layer<double>(m, "LayerF64");
+  m.def("address", &address_of_buffer);
+  bind_layer<float>(m, "LayerF32", "WeightsF32");
+  bind_layer<double>(m, "LayerF64", "WeightsF64");
   m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {
     return bound(table(isa).f32, cell, D, H, R);
   });

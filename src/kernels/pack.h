@@ -92,6 +92,8 @@ void pack_columns(int64_t K, int64_t columns, int64_t apart, T* to, Where where)
       const T* from = where(k);
       if (from && n == width && apart == 1)
         for (int64_t j = 0; j < width; ++j) to[j] = from[column + j];
+      else if (from && apart == 1)
+        for (int64_t j = 0; j < width; ++j) to[j] = j < n ? from[column + j] : T(0);
       else
         for (int64_t j = 0; j < width; ++j) to[j] = from && j < n ? from[(column + j) * apart] : T(0);
     }

@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 
 from timelike import _core
-from timelike._core import Copies
 from timelike.cells import CELLS
 from timelike.errors import TimelikeError, nearest
 
 __all__ = [
-    "Copies",
     "Gradients",
     "LayerOutput",
     "Packed",
@@ -34,6 +32,7 @@ __all__ = [
     "available",
     "backward",
     "forward",
+    "held_weights",
     "isa",
     "native_layer",
     "run",
@@ -84,6 +83,11 @@ def isa() -> str:
 def native_layer(cell: str, dtype: str, name: str, D: int, H: int, R: int) -> Any:
     """Give the native functions of a cell, for layers of one size on one instruction set."""
     return getattr(_core, f"layer_{_CODES[dtype]}")(name, cell, D, H, R)
+
+
+def held_weights(dtype: str) -> Any:
+    """Give the native class that holds the weights of layers, copied and packed."""
+    return _core.WeightsF32 if dtype == "float32" else _core.WeightsF64
 
 
 def _known(cell: str, dtype: str) -> None:
@@ -151,7 +155,7 @@ def aligned_empty(count: int, dtype: str) -> np.ndarray:
     """Memory that starts at a cache line, so that no register load crosses two."""
     itemsize = np.dtype(dtype).itemsize
     raw = np.empty(count + 64 // itemsize, dtype)
-    start = -raw.__array_interface__["data"][0] % 64 // itemsize
+    start = -_core.address(raw) % 64 // itemsize
     return raw[start : start + count]
 
 
@@ -242,14 +246,13 @@ class Rows:
         self, start: np.ndarray, step: np.ndarray, n_rows: int, n_steps: int, index: np.ndarray | None = None
     ) -> None:
         self._tape, self.n_tape_rows, self.tape_steps = (start, step), n_rows, n_steps
-        a, c, lengths, tape_a, tape_c = (
-            array.__array_interface__["data"][0]
-            for array in (self.start, self.step, self.lengths, start, step)
+        at = _core.address
+        a, c = at(self.start), at(self.step)
+        tape_a, tape_c = (a, c) if start is self.start and step is self.step else (at(start), at(step))
+        at_index, at_tape_index = (0 if given is None else at(given) for given in (self.index, index))
+        self.native = _core.Rows(
+            a, c, at(self.lengths), tape_a, tape_c, len(self.start), at_index, at_tape_index
         )
-        at_index, at_tape_index = (
-            0 if given is None else given.__array_interface__["data"][0] for given in (self.index, index)
-        )
-        self.native = _core.Rows(a, c, lengths, tape_a, tape_c, len(self.start), at_index, at_tape_index)
 
     def ring(self, n_steps: int) -> Rows:
         """Give the same sequences with a tape of ``n_steps B`` rows, which serves any so many steps in a row.

@@ -62,15 +62,10 @@ def forward(
     hT = x.new_empty(K, B, R)
     cT = x.new_empty(K, B, H) if w.has_cell_state else None
     tape = held.tapes.empty(K * N * w.tape, x) if keep and w.tape else None
-    hs, cs, ts, ys = _strides(held, rows)
-    cells = N * w.tape_gates * w.itemsize
-    end, ldx, threads = len(rows.step), row_distance(x), get_num_threads()
-    for k in range(K):
-        w.native.forward(
-            rows.native, 0, end, k == 1, held.forward[k],
-            at(x), ldx, at(h0, k * hs), at(c0, k * cs), at(y, k * ys), K * R, 0,
-            at(hT, k * hs), at(cT, k * cs), at(tape, k * ts), at(tape, k * ts + cells), threads,
-        )  # fmt: skip
+    w.native.run_forward(
+        rows.native, N, len(rows.step), held.native, x, row_distance(x), h0, c0, y, hT, cT, tape,
+        get_num_threads(),
+    )  # fmt: skip
     return y, hT, cT, tape
 
 
@@ -92,7 +87,7 @@ def backward(
     if dy is None and dhT is None and dcT is None:
         return (None,) * len(needs)
     w = held.layout
-    N, B, K, H, R, n = rows.n_rows, len(rows.start), w.n_directions, w.units, w.state_size, w.n_weights
+    B, K, H, R = len(rows.start), w.n_directions, w.units, w.state_size
     dx = (x.new_empty if rows.complete else x.new_zeros)(*x.shape) if needs[0] else None
     dh0 = x.new_empty(K, B, R) if needs[1] else None
     dc0 = x.new_empty(K, B, H) if needs[2] else None
@@ -101,39 +96,25 @@ def backward(
         None if dhT is None else plain(dhT),
         None if dcT is None else plain(dcT),
     )
-    hs, cs, ts, ys = _strides(held, rows)
-    cells = N * w.tape_gates * w.itemsize
-    end, ldx, lddy = len(rows.step), row_distance(x), 0 if dy is None else row_distance(dy)
-    threads, (_held, packed) = get_num_threads(), held.backward()
-    d_weights: list[Tensor | None] = []
-    for k in range(K):
-        found = gradients(weights[k * n : (k + 1) * n], needs[3 + k * n : 3 + (k + 1) * n], w)
-        w.native.backward(
-            rows.native, 0, end, k == 1, packed[k],
-            at(x), ldx, at(h0, k * hs), at(c0, k * cs), at(y, k * ys), K * R,
-            at(tape, k * ts), at(tape, k * ts + cells),
-            at(dy, k * ys), lddy, at(dhT, k * hs), at(dcT, k * cs), at(dx), w.input_size, k == 1,
-            *[0 if slot < 0 else at(found[slot]) for slot in w.slots],
-            at(dh0, k * hs), at(dc0, k * cs), 0, threads,
-        )  # fmt: skip
-        d_weights += found
+    d_weights = gradients(weights, needs[3:], w)
+    w.native.run_backward(
+        rows.native, rows.n_rows, len(rows.step), held.native, w.has_cell_state, x, row_distance(x), h0, c0,
+        y, tape, dy, 0 if dy is None else row_distance(dy), dhT, dcT, dx, d_weights, dh0, dc0,
+        get_num_threads(),
+    )  # fmt: skip
     return dx, dh0, dc0, *d_weights
 
 
-def _strides(held: LayerWeights, rows: Rows) -> tuple[int, int, int, int]:
-    """Bytes from direction to direction in h, in c, on the tape, and in a row of y."""
-    w, B = held.layout, len(rows.start)
-    size = w.itemsize
-    return B * w.state_size * size, B * w.units * size, rows.n_rows * w.tape * size, w.state_size * size
-
-
 def gradients(weights: Sequence[Tensor], needs: Sequence[bool], w: Layout) -> list[Tensor | None]:
-    """Make room for the gradients of one direction's weights."""
-    if not any(needs):
-        return [None] * len(weights)
-    # The kernels give all or none, but for those of the biases.
-    biases = w.slots[2:4]
-    return [
-        p.new_empty(*p.shape) if need or j not in biases else None
-        for j, (p, need) in enumerate(zip(weights, needs, strict=True))
-    ]
+    """Make room for the gradients of weights."""
+    if all(needs):
+        return [p.new_empty(*p.shape) for p in weights]
+    # The kernels give all of a direction or none, but for those of the biases.
+    found: list[Tensor | None] = []
+    for k in range(0, len(weights), w.n_weights):
+        wanted = needs[k : k + w.n_weights]
+        found += [
+            p.new_empty(*p.shape) if need or (any(wanted) and j not in w.slots[2:4]) else None
+            for j, (p, need) in enumerate(zip(weights[k : k + w.n_weights], wanted, strict=True))
+        ]
+    return found

@@ -6,16 +6,16 @@ gates of the parameters, ``A`` numbers per unit on the tape, ``K`` directions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from timelike.cells import CELLS, parameter_shapes
-from timelike.kernels import Copies, aligned_empty, isa, native_layer
+from timelike.kernels import held_weights, isa, native_layer
 from timelike.tapes import TapeMemory
 
 __all__ = ["LayerWeights", "Layout", "plain"]
@@ -35,12 +35,16 @@ class Layout:
     ----------
     native
         Native functions for layers of this size.
+    hold
+        The native class of weights of such layers.
     n_weights : int
         Weights of one direction.
     names : tuple of str
         What they are, for messages.
     slots : tuple of int
         Where ``W, U, b_ih, b_hh, peephole, projection`` stand among them; -1 for what is not there.
+    sizes : list of int
+        Bytes of each.
     tape_gates, tape : int
         Numbers per row on the tape: gate values, A H; all, with the cell states where there are any.
     """
@@ -49,6 +53,7 @@ class Layout:
         "cell",
         "dtype",
         "has_cell_state",
+        "hold",
         "input_size",
         "itemsize",
         "n_directions",
@@ -56,6 +61,7 @@ class Layout:
         "names",
         "native",
         "shapes",
+        "sizes",
         "slots",
         "state_size",
         "tape",
@@ -91,6 +97,8 @@ class Layout:
             n - 1 if kind.has_projection else -1,
         )
         sizes = (self.input_size, self.units, self.state_size)
+        self.sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
+        self.hold: Any = held_weights(str(dtype).removeprefix("torch."))
         self.native: Any = native_layer(cell, str(dtype).removeprefix("torch."), isa(), *sizes)
         self.tape_gates = self.native.tape_gates * self.units
         self.tape = self.tape_gates + (self.units if kind.has_cell_state else 0)
@@ -117,6 +125,8 @@ class LayerWeights:
     Attributes
     ----------
     layout : Layout
+    native
+        The copy and what is packed, as long as this lives.
     forward : list of int
         Addresses of what is packed for forward, one per direction.
     tapes : TapeMemory
@@ -128,7 +138,7 @@ class LayerWeights:
         For weights that do not fit together.
     """
 
-    __slots__ = ("_addresses", "_backward", "_copies", "_memory", "forward", "layout", "tapes")
+    __slots__ = ("forward", "layout", "native", "tapes")
 
     def __init__(
         self, cell: str, weights: Sequence[Tensor], n_directions: int, *, tapes: TapeMemory | None = None
@@ -147,14 +157,8 @@ class LayerWeights:
             raise NotImplementedError(
                 "weights have no memory: tracing with fake tensors is not supported by these kernels"
             )
-        self._copies = Copies(addresses, [w.nbytes for w in given])
-        # Address 0, the last one, is that of what is not there.
-        self._addresses = [*self._copies.addresses(), 0]
-        self._memory = self._empty(layout.native.forward_size)
-        self.forward = [_address(m) for m in self._memory]
-        for k, packed in enumerate(self.forward):
-            layout.native.pack_forward(*self._of_direction(k), packed)
-        self._backward: tuple[list[np.ndarray], list[int]] | None = None
+        self.native = layout.hold(layout.native, addresses, layout.sizes, layout.slots, n_directions)
+        self.forward: list[int] = self.native.forward()
 
     def renewed(self, weights: Sequence[Tensor]) -> LayerWeights:
         """Hold what the weights of the same layer are now."""
@@ -180,31 +184,9 @@ class LayerWeights:
                 weight = plain(weight.detach())
                 copies.append(weight)
             addresses.append(weight.data_ptr())
-        return 0 not in addresses and self._copies.same(addresses)
+        return 0 not in addresses and bool(self.native.same(addresses))
 
-    def backward(self) -> tuple[list[np.ndarray], list[int]]:
-        """Give what is packed for backward, per direction, and its addresses; packed when first asked for.
-
-        It lives as long as the caller holds it: another thread may put its own in place.
-        """
-        found = self._backward
-        if found is None:
-            memory = self._empty(self.layout.native.backward_size)
-            addresses = [_address(m) for m in memory]
-            for k, packed in enumerate(addresses):
-                W, U, _, _, peephole, projection = self._of_direction(k)
-                self.layout.native.pack_backward(W, U, peephole, projection, packed)
-            found = self._backward = memory, addresses
-        return found
-
-    def _of_direction(self, k: int) -> list[int]:
-        first, addresses = k * self.layout.n_weights, self._addresses
-        return [addresses[first + slot] if slot >= 0 else 0 for slot in self.layout.slots]
-
-    def _empty(self, size: int) -> list[np.ndarray]:
-        dtype = "float32" if self.layout.itemsize == 4 else "float64"
-        return [aligned_empty(size, dtype) for _ in range(self.layout.n_directions)]
-
-
-def _address(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
+    def backward(self) -> list[int]:
+        """Give the addresses of what is packed for backward, per direction; packed when first asked for."""
+        addresses: list[int] = self.native.backward()
+        return addresses

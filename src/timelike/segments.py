@@ -97,7 +97,7 @@ def backward(
     tape = x.new_empty(ring.n_tape_rows * w.tape)
     cells = at(tape, ring.n_tape_rows * w.tape_gates * w.itemsize)
     ldx, lddy = row_distance(x), 0 if dy is None else row_distance(dy)
-    threads, (_held, packed) = get_num_threads(), held.backward()
+    threads, packed = get_num_threads(), held.backward()
     hs, cs, ys = B * R * w.itemsize, B * H * w.itemsize, R * w.itemsize
     d_weights: list[Tensor | None] = []
     for d in range(K):
