@@ -33,7 +33,7 @@ FLOORS = [
         "configerrors",
         "modelfile",
         "composition",
-        "tapes",
+        "memory",
         "evaluate",
         "plots",
         "runtime",
@@ -56,7 +56,7 @@ FLOORS = [
 ]
 TORCH = {
     "composition",
-    "tapes",
+    "memory",
     "layerweights",
     "layercalls",
     "segments",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from timelike.kernels import Rows
 from timelike.layerweights import LayerWeights, Layout, plain
+from timelike.memory import SpareMemory
 from timelike.threads import get_num_threads
 
 __all__ = ["at", "backward", "dense", "forward", "gradients", "row_distance"]
@@ -58,10 +59,10 @@ def forward(
     w = held.layout
     N, B, K, H, R = rows.n_rows, len(rows.start), w.n_directions, w.units, w.state_size
     # Sizes one by one: torch takes longer to read a tuple than to allocate.
-    y = (x.new_empty if rows.complete else x.new_zeros)(*x.shape[:-1], K * R)
+    y = _rows(held.memory.y, rows, x, *x.shape[:-1], K * R)
     hT = x.new_empty(K, B, R)
     cT = x.new_empty(K, B, H) if w.has_cell_state else None
-    tape = held.tapes.empty(K * N * w.tape, x) if keep and w.tape else None
+    tape = held.memory.tape.empty(x, K * N * w.tape) if keep and w.tape else None
     w.native.run_forward(
         rows.native, N, len(rows.step), held.native, x, row_distance(x), h0, c0, y, hT, cT, tape,
         get_num_threads(),
@@ -88,7 +89,7 @@ def backward(
         return (None,) * len(needs)
     w = held.layout
     B, K, H, R = len(rows.start), w.n_directions, w.units, w.state_size
-    dx = (x.new_empty if rows.complete else x.new_zeros)(*x.shape) if needs[0] else None
+    dx = _rows(held.memory.dx, rows, x, *x.shape) if needs[0] else None
     dh0 = x.new_empty(K, B, R) if needs[1] else None
     dc0 = x.new_empty(K, B, H) if needs[2] else None
     dy, dhT, dcT = (
@@ -103,6 +104,12 @@ def backward(
         get_num_threads(),
     )  # fmt: skip
     return dx, dh0, dc0, *d_weights
+
+
+def _rows(memory: SpareMemory, rows: Rows, x: Tensor, *shape: int) -> Tensor:
+    """Make room for a row of numbers for each row of `x`: zeros where that is of no step."""
+    y = memory.empty(x, *shape)
+    return y if rows.complete else y.zero_()
 
 
 def gradients(weights: Sequence[Tensor], needs: Sequence[bool], w: Layout) -> list[Tensor | None]:

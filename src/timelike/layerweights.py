@@ -16,7 +16,7 @@ from torch import Tensor
 
 from timelike.cells import CELLS, parameter_shapes
 from timelike.kernels import held_weights, isa, native_layer
-from timelike.tapes import TapeMemory
+from timelike.memory import LayerMemory
 
 __all__ = ["LayerWeights", "Layout", "plain"]
 
@@ -129,8 +129,8 @@ class LayerWeights:
         The copy and what is packed, as long as this lives.
     forward : list of int
         Addresses of what is packed for forward, one per direction.
-    tapes : TapeMemory
-        Memory for the layer's tape, from one step of a training to the next.
+    memory : LayerMemory
+        Memory for the layer's large results, from one step of a training to the next.
 
     Raises
     ------
@@ -138,12 +138,12 @@ class LayerWeights:
         For weights that do not fit together.
     """
 
-    __slots__ = ("forward", "layout", "native", "tapes")
+    __slots__ = ("forward", "layout", "memory", "native")
 
     def __init__(
-        self, cell: str, weights: Sequence[Tensor], n_directions: int, *, tapes: TapeMemory | None = None
+        self, cell: str, weights: Sequence[Tensor], n_directions: int, *, memory: LayerMemory | None = None
     ) -> None:
-        self.tapes = TapeMemory() if tapes is None else tapes
+        self.memory = LayerMemory() if memory is None else memory
         shapes = tuple([w.shape for w in weights])
         self.layout = layout = _layout(cell, n_directions, weights[0].dtype, shapes)
         for name, w in zip(layout.names, weights, strict=True):
@@ -163,7 +163,7 @@ class LayerWeights:
     def renewed(self, weights: Sequence[Tensor]) -> LayerWeights:
         """Hold what the weights of the same layer are now."""
         layout = self.layout
-        return LayerWeights(layout.cell, weights, layout.n_directions, tapes=self.tapes)
+        return LayerWeights(layout.cell, weights, layout.n_directions, memory=self.memory)
 
     def hold(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the same weights, bit by bit.
