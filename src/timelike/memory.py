@@ -3,8 +3,8 @@
 Tape, outputs and gradients of the inputs are the largest pieces of memory that a training step asks for. What
 malloc gives back to the system must be asked for again, page by page: that cost a seventh of the step at
 H = 128, and a twentieth at H = 32. A layer therefore keeps the memory of the last of each. It is only ever
-lent to one tensor at a time: it comes back when nobody refers to that tensor any more, be it autograd, a hook,
-or a caller who took it out of the graph.
+lent to one tensor at a time: it comes back when nobody refers to that tensor any more, be it autograd, a
+hook, or a caller who took it out of the graph.
 """
 
 from __future__ import annotations
