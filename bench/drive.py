@@ -42,6 +42,7 @@ class _Peer(NamedTuple):
 PEERS = {
     "ours": _Peer("timelike", ("timelike", "torch")),
     "session": _Peer("timelike, prepared", ("timelike",)),
+    "empty": _Peer("an empty layer", ("timelike", "torch")),
     "pytorch": _Peer("torch", ("torch",)),
     "jax": _Peer("JAX", ("jax",)),
     "keras": _Peer("TensorFlow", ("tensorflow", "keras")),

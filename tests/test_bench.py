@@ -18,7 +18,7 @@ from bench.cases import GRID, Case, Size, arrays, operations
 from bench.drive import PEERS, ROOT, Contender, Driver, Entry, Failure, Timing
 from bench.epochs import Epoch
 from bench.markdown import figure, geometric_mean, ratio, table
-from bench.peers import ours, pytorch
+from bench.peers import empty, ours, pytorch
 from bench.plot import draw
 from bench.report import document, write
 from bench.tables import TABLES
@@ -133,6 +133,15 @@ def test_an_epoch_of_ours_has_the_losses_of_the_usual_loop() -> None:
             job.call()
 
 
+@pytest.mark.parametrize("cell", CELLS[:5])
+def test_an_empty_layer_gives_all_outputs_and_gradients(cell: str) -> None:
+    case = Case("training", SMALL, cell)
+    results = empty.peer(1).prepare(case, "").results()
+    assert {name: values.shape for name, values in results.items()} == {
+        name: values.shape for name, values in exact.exact(case).items()
+    }
+
+
 # -- the race -----------------------------------------------------------------------------------------------
 
 
@@ -210,21 +219,26 @@ def row(size: Size, **seconds: float) -> dict[str, Any]:
 def made_up() -> dict[str, Any]:
     """What a run writes, with ratios that are easy to follow: torch 2, JAX 4, TensorFlow 8 times ours."""
     rivals = {"ours": 1e-3, "pytorch": 2e-3, "jax": 4e-3, "keras": 8e-3}
-    training = [row(size, **rivals) | {"operations": 6e7, "product_rate": 1e11} for size in GRID]
+    least = {"operations": 6e7, "peak": 1e11, "call": 1e-4}
+    training = [row(size, **rivals) | least for size in GRID]
     without = row(GRID[0], ours=1e-3)
     tables = {
         "training": {"rows": training},
         "inference": {
-            "rows": [row(size, ours=1e-3, session=0.5e-3, onnxruntime=1e-3) for size in GRID],
+            "rows": [
+                row(size, ours=1e-3, session=0.5e-3, onnxruntime=1e-3)
+                | {"operations": 2e7, "peak": 1e11, "call": 0.0}
+                for size in GRID
+            ],
             "small": [row(GRID[8], ours=2e-5, session=5e-6, onnxruntime=1.8e-5) | {"what": w} for w in "ab"],
         },
         "cells": {
             "rows": [
-                row(GRID[0], ours=1e-3, pytorch=9e-3) | {"what": "GRU"},
-                without | {"what": "LSTM, peepholes"},
+                row(GRID[0], ours=1e-3, pytorch=9e-3) | least | {"what": "GRU"},
+                without | least | {"what": "LSTM, peepholes"},
             ]
         },
-        "ragged": {"rows": [row(size, ours=1e-3, pytorch=3.6e-3) for size in GRID]},
+        "ragged": {"rows": [row(size, ours=1e-3, pytorch=3.6e-3) | least for size in GRID]},
         "threads": {
             "rows": [
                 row(GRID[1], **{"ours 1": 1e-2, "ours 2": 5e-3, "pytorch 1": 1e-2, "pytorch 2": 2e-2})
@@ -258,18 +272,18 @@ def test_the_page_shows_times_ratios_and_means() -> None:
     lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line] for line in lines]
     by_peer = ["1.00", "2.00", "4.00", "8.00"]
-    assert ["256, 30, 32, 32", *by_peer, *by_peer[1:], "2.00", "0.600", "60%"] in cells
+    assert ["256, 30, 32, 32", *by_peer, *by_peer[1:], "2.00", "0.700", "2.86", "60%"] in cells
     assert ["256, 30, 32, 32", "10.0", "5.00", "2.00", "10.0", "20.0", "0.50", "yes"] in cells
-    assert ["GRU", "100, 10, 30, 10", "1.00", "9.00", "9.00"] in cells
-    assert ["LSTM, peepholes", "100, 10, 30, 10", "1.00", "-", "-"] in cells
-    assert ["training step, against torch", ">= 3.00 times", "2.00", "no"] in cells
-    assert ["inference, against ONNX Runtime", ">= 1.60 times", "2.00", "yes"] in cells
-    assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes"] in cells
-    assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes"] in cells
-    assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no"] in cells
+    assert ["GRU", "100, 10, 30, 10", "1.00", "9.00", "9.00", "0.700", "12.9"] in cells
+    assert ["LSTM, peepholes", "100, 10, 30, 10", "1.00", "-", "-", "0.700", "-"] in cells
+    assert ["training step, against torch", ">= 3.00 times", "2.00", "no", "2.86"] in cells
+    assert ["inference, against ONNX Runtime", ">= 1.60 times", "2.00", "yes", "5.00"] in cells
+    assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes", "-"] in cells
+    assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes", "-"] in cells
+    assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no", "-"] in cells
     # 84,000 bytes more for 300 steps more of 10 units: 7 numbers, of which y is one and dx another
-    assert ["memory per row and unit in training, worst row", "<= 5.00 numbers", "5.00", "yes"] in cells
-    assert ["the same with recompute", "<= 2.00 numbers", "-", "-"] in cells
+    assert ["memory per row and unit in training, worst row", "<= 5.00 numbers", "5.00", "yes", "-"] in cells
+    assert ["the same with recompute", "<= 2.00 numbers", "-", "-", "-"] in cells
 
 
 def test_every_table_does_without_rivals() -> None:

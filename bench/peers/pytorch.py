@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from bench.cases import PARAMETERS, PROBE, Array, Case, arrays
+from bench.cases import PARAMETERS, Array, Case, arrays
 from bench.worker import Job
 
 _CELLS: dict[str, Callable[..., nn.Module]] = {
@@ -38,8 +37,6 @@ class PyTorch:
         """Nothing is kept."""
 
     def variants(self, case: Case) -> tuple[str, ...]:
-        if case.kind == "matmul":
-            return ("",)
         if case.cell not in _CELLS or case.recompute:
             return ()
         return ("padded", "packed") if case.kind == "ragged" else ("",)
@@ -49,8 +46,6 @@ class PyTorch:
 
     def prepare(self, case: Case, variant: str, dtype: torch.dtype | None = None) -> Job:
         """As `Peer.prepare`; `dtype` to compute with the same numbers in another precision."""
-        if case.kind == "matmul":
-            return _product(case)
         numbers = arrays(case)
         dtype = dtype or getattr(torch, case.dtype)
         given = {
@@ -180,12 +175,6 @@ def gradients(x: Tensor, module: nn.Module) -> dict[str, Array]:
         f"d{name}": parameters[theirs] for name, theirs in PARAMETERS.items() if theirs in parameters
     }
     return {name: v.grad.numpy().copy() for name, v in found.items()}
-
-
-def _product(case: Case) -> Job:
-    random = np.random.default_rng(case.seed)
-    a, b = (torch.from_numpy(random.standard_normal((PROBE, PROBE)).astype(case.dtype)) for _ in range(2))
-    return Job(lambda: a @ b, lambda: {"y": (a @ b).numpy()})
 
 
 def peer(threads: int) -> PyTorch:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import timelike
-from bench.cases import PARAMETERS, Array, Case, arrays
+from bench.cases import PARAMETERS, PROBE, Array, Case, arrays
 from bench.worker import Job
-from timelike import kernels
+from timelike import _core, kernels
 from timelike.runtime import Recurrent
 
 
@@ -25,9 +25,12 @@ class Session:
         """Nothing is kept."""
 
     def variants(self, case: Case) -> tuple[str, ...]:
-        return ("",) if case.kind in ("inference", "step") else ()
+        return ("",) if case.kind in ("inference", "step", "peak") else ()
 
     def prepare(self, case: Case, variant: str) -> Job:
+        if case.kind == "peak":
+            run_probe = getattr(_core, f"multiply_adds_f{case.dtype[-2:]}")
+            return Job(lambda: run_probe(kernels.isa(), PROBE), dict)
         numbers = arrays(case)
         weights = {theirs: numbers[name] for name, theirs in PARAMETERS.items() if name in numbers}
         session = Recurrent(weights, case.cell, threads=self._threads)

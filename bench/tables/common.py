@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from bench.cases import Case, Size
+from bench.cases import Case, Size, operations
 from bench.drive import PEERS, Contender, Driver, Entry
-from bench.markdown import geometric_mean, milliseconds, ratio, size_of, table
+from bench.markdown import figure, geometric_mean, milliseconds, ratio, size_of, table
 
-__all__ = ["Aim", "Row", "comparison", "fastest", "peers_of", "race", "ratio_to", "say"]
+__all__ = [
+    "Aim",
+    "Row",
+    "comparison",
+    "fastest",
+    "floor",
+    "floor_columns",
+    "peaks",
+    "peers_of",
+    "possible",
+    "race",
+    "race_to_the_floor",
+    "ratio_to",
+    "say",
+    "share",
+]
 
 Row = dict[str, Any]  # of the JSON file: "size", and "times" by peer
 Column = tuple[str, list[str]]  # a heading, and a cell for each line of a table
 
 
 class Aim(NamedTuple):
-    """What the project wants of a table, and what was measured; none where the rival is not there."""
+    """What the project wants of a table, and what was measured; none where the rival is not there.
+
+    `possible` is what it would be if ours took no more than the floor: nobody can do better here.
+    """
 
     what: str
     wanted: float
     reached: float | None
     smaller: bool = False  # whether less is better
     unit: str = ""  # of both; by default times a rival's speed
+    possible: float | None = None
 
 
 def say(text: str) -> None:
@@ -38,6 +57,54 @@ def race(driver: Driver, case: Case, peers: Iterable[str], **extra: Entry) -> Ro
     entries = {peer: Entry(Contender(peer), case) for peer in driver.present(peers)}
     found = driver.race(entries | extra)
     return {"size": list(case.size), "times": {name: asdict(timing) for name, timing in found.items()}}
+
+
+def race_to_the_floor(driver: Driver, case: Case, peers: Iterable[str]) -> Row:
+    """Race, and measure in the same turns the least that can be taken.
+
+    The row gets ``operations``, the processor's ``peak`` in operations per second, by multiply-adds on
+    registers, and for a training step the seconds of an empty ``call``: one of a layer that computes nothing.
+    """
+    extra = {"peak": Entry(Contender("session"), replace(case, kind="peak"))}
+    if case.trains and driver.present(["empty"]):
+        extra["empty"] = Entry(Contender("empty"), replace(case, kind="training"))
+    row = race(driver, case, peers, **extra)
+    times = row["times"]
+    peak = operations(extra["peak"].case) / times.pop("peak")["seconds"]  # type: ignore[arg-type]
+    call = times.pop("empty")["seconds"] if "empty" in times else 0.0
+    return row | {"operations": operations(case), "peak": peak, "call": call}
+
+
+def floor(row: Row) -> float:
+    """Seconds that the matrix products take at the processor's peak, and an empty call."""
+    return float(row["operations"] / row["peak"] + row["call"])
+
+
+def share(row: Row, ours: str = "ours") -> float:
+    """Operations of the matrix products per time of ours, as a share of the peak."""
+    return float(row["operations"] / row["times"][ours]["seconds"] / row["peak"])
+
+
+def possible(row: Row, rival: str | None) -> float | None:
+    """How many times as long as the floor the rival takes: what nobody can surpass."""
+    times = row["times"]
+    return times[rival]["seconds"] / floor(row) if rival in times else None
+
+
+def floor_columns(rows: Sequence[Row], ours: str = "ours") -> list[Column]:
+    """The floor, how many times as fast as the fastest rival it is, and the share of the peak."""
+    most = [possible(row, fastest(row)) for row in rows]
+    return [
+        ("floor, ms", [*(figure(1e3 * floor(row)) for row in rows), ""]),
+        ("possible vs fastest", [ratio(r) for r in [*most, geometric_mean(most)]]),
+        ("share of peak", [*(f"{share(row, ours):.0%}" for row in rows), ""]),
+    ]
+
+
+def peaks(rows: Sequence[Row]) -> str:
+    """The peaks that were measured, for a text."""
+    rates = [row["peak"] / 1e9 for row in rows]
+    return f"{min(rates):.0f} to {max(rates):.0f} GFLOP/s in these rows"
 
 
 def peers_of(rows: Sequence[Row], *without: str) -> list[str]:

@@ -105,12 +105,14 @@ struct Layer {
   void (*backward)(const Backward<T>&);
 };
 
-// Elementwise functions, one array in and one out: for the tests of their error bounds.
+// Elementwise functions, one array in and one out: for the tests of their error bounds. And at least n
+// multiply-adds as fast as they can be done, for what benchmarks call the peak; how many they were.
 template <class T>
 struct Functions {
   void (*exp)(const T* x, T* y, int64_t n);
   void (*sigmoid)(const T* x, T* y, int64_t n);
   void (*tanh)(const T* x, T* y, int64_t n);
+  int64_t (*multiply_adds)(int64_t n);
 };
 
 // All kernels compiled for one instruction set.

@@ -44,7 +44,7 @@ class ForwardChunk {
   // Chunks this small spend their time waiting for the row before: their input products are summed ahead
   // for a window of steps, in full tiles, and only the state products stay in the time loop.
   static constexpr int64_t kSmall = 2, kWindow = 64;
-  static constexpr int64_t kNear = 64 << 10;  // numbers of a tape that stay in the L2 cache
+  static constexpr int64_t kNear = 64 << 10;  // numbers that stay in the L2 cache
 
   // Null for what is not wanted.
   struct Place {
@@ -81,7 +81,9 @@ class ForwardChunk {
         lda(D + RP),
         at(D, H, R),
         ahead(n <= kSmall),
-        far(f.gates && n * (f.rows.end - f.rows.begin) * (Cell::tape_gates + 2) * H > kNear) {
+        far(n * (f.rows.end - f.rows.begin) *
+                ((f.gates ? Cell::tape_gates * H : 0) + (f.cells ? H : 0) + R + D) >
+            kNear) {
     w.lay_out([&] {
       state = w.template take<T>(n * lda), next = w.template take<T>(n * lda);
       if (Cell::cell_state) c = w.template take<T>(n * HP);
@@ -192,9 +194,10 @@ class ForwardChunk {
 
   // What a tile writes for one of its rows, and the first tile's share of the next step's inputs.
   TIMELIKE_INLINE void fetch(const Place& at_row, int64_t unit) const {
-    for (int g = 0; g < Cell::tape_gates; ++g) __builtin_prefetch(at_row.gates + g * H + unit, 1);
-    if (Cell::cell_state) __builtin_prefetch(at_row.cells + unit, 1);
-    __builtin_prefetch(at_row.y + unit, 1);
+    if (at_row.gates)
+      for (int g = 0; g < Cell::tape_gates; ++g) __builtin_prefetch(at_row.gates + g * H + unit, 1);
+    if (at_row.cells) __builtin_prefetch(at_row.cells + unit, 1);
+    if (at_row.y) __builtin_prefetch(at_row.y + unit, 1);
     if (unit == 0 && at_row.x_ahead)
       for (int64_t k = 0; k < D; k += 64 / int64_t(sizeof(T))) __builtin_prefetch(at_row.x_ahead + k);
   }

@@ -408,6 +408,10 @@ NB_MODULE(_core, m) {
   m.def("function_f32", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
     apply(table(isa).functions_f32, name, x, y, n);
   });
+  m.def("multiply_adds_f32",
+        [](const std::string& isa, int64_t n) { return table(isa).functions_f32.multiply_adds(n); });
+  m.def("multiply_adds_f64",
+        [](const std::string& isa, int64_t n) { return table(isa).functions_f64.multiply_adds(n); });
   m.def("function_f64", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
     apply(table(isa).functions_f64, name, x, y, n);
   });
