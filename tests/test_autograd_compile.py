@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 
 from timelike.cells import CELLS, parameter_shapes
 from timelike.nn import GRU, LSTM, RNN, Ragged
@@ -84,23 +85,139 @@ def test_recomputation_of_ragged_batches_is_refused_in_a_graph():
         compiled(ragged)
 
 
-@pytest.mark.parametrize(
-    ("cell", "n_directions", "segment"), [("lstm", 2, 0), ("gru", 2, 0), *[(cell, 1, 2) for cell in CELLS]]
-)
-def test_the_operator_is_what_its_registrations_say(cell, n_directions, segment):
+OPERATOR = torch.ops.timelike.layer.default
+ROWS = {"time_major": (3, 2), "batch_major": (2, 3), "ragged": (6,)}
+BATCHES = [
+    pytest.param(
+        cell,
+        rows,
+        n_directions,
+        with_states,
+        marks=[] if n_directions == 2 and with_states else pytest.mark.slow,
+    )
+    for cell in CELLS
+    for rows in ROWS
+    for n_directions in (1, 2)
+    for with_states in (True, False)
+]
+
+
+def arguments(cell, rows, n_directions, with_states=True, segment=0):
+    """What the operator takes; every tensor of numbers is a leaf that wants a gradient."""
     torch.manual_seed(1)
-    kind, f64 = CELLS[cell], torch.float64
-    shapes = parameter_shapes(cell, D, H, proj_size=R if kind.has_projection else 0)
-    weights = [torch.randn(s, dtype=f64, requires_grad=True) for s in [*shapes.values()] * n_directions]
-    x = torch.randn(5, 2, D, dtype=f64, requires_grad=True)
-    h0 = torch.randn(n_directions, 2, weights[1].shape[1], dtype=f64, requires_grad=True)
-    c0 = torch.randn(n_directions, 2, H, dtype=f64, requires_grad=True) if kind.has_cell_state else None
-    batch = (x, h0, c0, weights, None, "time_major", cell, n_directions, segment)
-    torch.library.opcheck(torch.ops.timelike.layer.default, batch)
+    kind = CELLS[cell]
+    shapes = [*parameter_shapes(cell, D, H, proj_size=R if kind.has_projection else 0).values()]
+    states = {"h0": R if kind.has_projection else H} | ({"c0": H} if kind.has_cell_state else {})
+    B, K = 3 if rows == "ragged" else 2, n_directions
+
+    def leaf(*shape):
+        return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    h0, c0 = (leaf(K, B, states[s]) if with_states and s in states else None for s in ("h0", "c0"))
+    offsets = torch.tensor([0, 2, 2, 6]) if rows == "ragged" else None
+    weights = [leaf(*shape) for shape in shapes * K]
+    return leaf(*ROWS[rows], D), h0, c0, weights, offsets, rows, cell, K, segment
 
 
-def test_the_operator_takes_ragged_batches():
-    shapes = parameter_shapes("lstm", D, H).values()
-    x, *weights = [torch.randn(s, requires_grad=True) for s in [(10, D), *shapes]]
-    batch = (x, None, None, weights, torch.tensor([0, 3, 3, 10]), "ragged", "lstm", 1, 0)
-    torch.library.opcheck(torch.ops.timelike.layer.default, batch)
+def as_function(batch):
+    """The operator as a function of its leaves, and these."""
+    x, h0, c0, weights, *options = batch
+    states = [s for s in (h0, c0) if s is not None]
+
+    def run(x, *rest):
+        given = iter(rest)
+        h, c = (None if s is None else next(given) for s in (h0, c0))
+        y, hT, cT, *_ = torch.ops.timelike.layer(x, h, c, [*given], *options)
+        return (y, hT, cT) if cT.numel() else (y, hT)
+
+    return run, (x, *states, *weights)
+
+
+def backward_arguments(batch):
+    y, hT, cT, kept, kept_too = (t.detach() for t in torch.ops.timelike.layer(*batch))
+    d_outputs = [torch.randn_like(t).requires_grad_() if t.numel() else None for t in (y, hT, cT)]
+    needs = [t is not None for t in (*batch[:3], *batch[3])]
+    return *d_outputs, y, kept, kept_too, *batch, needs
+
+
+@pytest.mark.parametrize(("cell", "rows", "n_directions", "with_states"), BATCHES)
+def test_the_operators_are_what_their_registrations_say(cell, rows, n_directions, with_states):
+    batch = arguments(cell, rows, n_directions, with_states)
+    torch.library.opcheck(OPERATOR, batch)
+    # Not test_aot_dispatch_dynamic, which has a test below: it takes seconds.
+    of_registration = ("test_schema", "test_autograd_registration", "test_faketensor")
+    backward = torch.ops.timelike.layer_backward.default
+    torch.library.opcheck(backward, backward_arguments(batch), test_utils=of_registration)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_operators_in_segments_are_what_their_registrations_say(cell):
+    torch.library.opcheck(OPERATOR, arguments(cell, "time_major", 1, segment=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["time_major", "batch_major"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_second_derivatives_can_be_traced(cell, rows):
+    backward = torch.ops.timelike.layer_backward.default
+    torch.library.opcheck(backward, backward_arguments(arguments(cell, rows, 1)))
+
+
+@pytest.mark.parametrize(("cell", "rows", "n_directions", "with_states"), BATCHES)
+def test_derivatives_of_the_operator_pass(cell, rows, n_directions, with_states):
+    run, leaves = as_function(arguments(cell, rows, n_directions, with_states))
+    assert gradcheck(run, leaves, fast_mode=True)
+    assert gradgradcheck(run, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_derivatives_of_the_operator_in_segments_pass(cell):
+    run, leaves = as_function(arguments(cell, "time_major", 2, segment=2))
+    assert gradcheck(run, leaves, fast_mode=True)
+    assert gradgradcheck(run, leaves, fast_mode=True)
+
+
+def penalty(layer, x):
+    """Square of the gradient by the input: what is trained with second derivatives."""
+    (dx,) = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
+    return dx.square().sum()
+
+
+@pytest.mark.parametrize("name", ["rnn", "projection", "gru"])
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_a_gradient_penalty_in_one_graph(name):
+    torch.manual_seed(1)
+    layer = LAYERS[name]()
+    compiled = torch.compile(lambda x: penalty(layer, x), fullgraph=True, backend="aot_eager")
+    for T, B in [(3, 2), (2, 3)]:  # the second with symbols for sizes
+        x = torch.randn(T, B, D, requires_grad=True)
+        leaves = [x, *layer.parameters()]
+        got, expected = (
+            torch.autograd.grad(run(x), leaves) for run in (compiled, lambda x: penalty(layer, x))
+        )
+        assert_same_bits([got], [expected])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # by which torch says where an error in backward came from
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_a_gradient_penalty_of_a_ragged_batch_is_refused_in_a_graph():
+    layer, offsets, x = LSTM(D, H), torch.tensor([0, 2, 2, 6]), torch.randn(6, D, requires_grad=True)
+    compiled = torch.compile(
+        lambda x: penalty(lambda x: layer(Ragged(x, offsets))[0], x), fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(Exception, match="not of ragged batches"):
+        compiled(x)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm, two layers, both directions", "gru"])
+def test_second_derivatives_of_a_compiled_layer(name):
+    torch.manual_seed(1)
+    layer, x = LAYERS[name](), torch.randn(3, 2, D, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+    expected = torch.autograd.grad(penalty(layer, x), leaves)
+    captured = torch.compile(layer, fullgraph=True, backend="eager")
+    assert_same_bits([torch.autograd.grad(penalty(captured, x), leaves)], [expected])
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        torch.autograd.grad(penalty(compiled, x), leaves)

@@ -23,7 +23,7 @@ from timelike.kernels import Rows
 from timelike.layercalls import dense
 from timelike.layerweights import LayerWeights, plain
 
-__all__ = ["LayerWeights", "checked", "layer"]
+__all__ = ["LayerWeights", "checked", "layer", "second_derivatives"]
 
 
 def layer(
@@ -194,16 +194,50 @@ class _LayerGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        higher = torch.is_grad_enabled()
-        needs = ctx.needs_input_grad[4:7] + ctx.needs_input_grad[9:]
-        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            # Views, so that the derivative by one of them does not run through another that depends on it.
-            given: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-            d_outputs, inputs = given[:3], given[3:]
-            outputs = composition(ctx.layout.cell, ctx.rows, ctx.layout.n_directions, *inputs)
-            first = _derivatives(outputs, d_outputs, inputs, ctx.needs, create_graph=True)
-            second = _derivatives(first, upstream, given, needs, create_graph=higher)
-        return None, None, None, None, *second[:3], None, None, *second[3:]
+        w, needs = ctx.layout, ctx.needs_input_grad[4:7] + ctx.needs_input_grad[9:]
+        found = second_derivatives(
+            w.cell, ctx.rows, w.n_directions, ctx.needs, needs, upstream, ctx.saved_tensors
+        )
+        return None, None, None, None, *found[:3], None, None, *found[3:]
+
+
+def second_derivatives(
+    cell: str,
+    rows: Rows,
+    n_directions: int,
+    needs: Sequence[bool],
+    needs_now: Sequence[bool],
+    upstream: Sequence[Tensor | None],
+    given: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Give derivatives of the derivatives of a layer.
+
+    Parameters
+    ----------
+    cell, rows, n_directions
+        As for `timelike.composition.composition`.
+    needs : sequence of bool
+        Which of ``x, h0, c0, weights`` the first derivatives were taken by.
+    needs_now : sequence of bool
+        Which of `given` they are to be differentiated by.
+    upstream : sequence of Tensor or None
+        One for each of ``x, h0, c0, weights``.
+    given : sequence of Tensor or None
+        ``dy, dhT, dcT, x, h0, c0, weights``.
+
+    Returns
+    -------
+    list of Tensor or None
+        One for each of `given`; None for zeros.
+    """
+    higher = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        # Views, so that the derivative by one of them does not run through another that depends on it.
+        views: list[Any] = [None if t is None else t.view_as(t) for t in given]
+        d_outputs, inputs = views[:3], views[3:]
+        outputs = composition(cell, rows, n_directions, *inputs)
+        first = _derivatives(outputs, d_outputs, inputs, needs, create_graph=True)
+        return _derivatives(first, upstream, views, needs_now, create_graph=higher)
 
 
 def _derivatives(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from timelike import layercalls, segments
-from timelike.autograd import checked
+from timelike.autograd import checked, second_derivatives
 from timelike.cells import CELLS
 from timelike.kernels import Rows, available, native_layer
 from timelike.layerweights import LayerWeights
@@ -118,7 +118,8 @@ def layer(
 def _rows(x: Tensor, offsets: Tensor | None, rows: str) -> Rows:
     if offsets is not None:
         return Rows.ragged(offsets.numpy())
-    first, second = (x.shape[0], 1) if x.dim() == 2 else (x.shape[0], x.shape[1])
+    # A tracer of second derivatives comes with symbols for sizes: it unrolls the steps, one graph per size.
+    first, second = int(x.shape[0]), 1 if x.dim() == 2 else int(x.shape[1])
     return (Rows.time_major if rows == "time_major" else Rows.batch_major)(first, second)
 
 
@@ -281,3 +282,38 @@ def _derive(ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None, *
 
 
 torch.library.register_autograd("timelike::layer", _derive, setup_context=_keep)
+
+
+# And the derivative of that
+
+
+def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    d_outputs, (x, h0, c0, weights, offsets, *options) = inputs[:3], inputs[6:]
+    ctx.rows, ctx.cell, ctx.n_directions, _, ctx.needs = options
+    ctx.save_for_backward(offsets, *d_outputs, x, h0, c0, *weights)
+    ctx.set_materialize_grads(False)
+
+
+def _derive_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]:
+    offsets, *given = ctx.saved_tensors
+    if offsets is not None and type(offsets) is not Tensor:  # but a tracer's
+        raise NotImplementedError(
+            "second derivatives in one graph: not of ragged batches, whose number of steps a tracer cannot "
+            "know; possible: padded batches, or the layer outside of torch.compile"
+        )
+    given_now = iter(upstream)
+    found = second_derivatives(
+        ctx.cell,
+        _rows(given[3], offsets, ctx.rows),
+        ctx.n_directions,
+        ctx.needs,
+        [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[6:9], *ctx.needs_input_grad[9]],
+        [next(given_now) if need else None for need in ctx.needs],
+        given,
+    )
+    # What was kept is a function of the inputs: the derivative by them is whole.
+    kept = (None,) * 3
+    return *found[:3], *kept, *found[3:6], found[6:], *(None,) * 6
+
+
+torch.library.register_autograd("timelike::layer_backward", _derive_backward, setup_context=_keep_backward)
