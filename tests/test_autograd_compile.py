@@ -221,3 +221,51 @@ def test_second_derivatives_of_a_compiled_layer(name):
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         torch.autograd.grad(penalty(compiled, x), leaves)
+
+
+class Tagger(torch.nn.Module):
+    """A layer, a linear one on its last states, and a loss."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.score = layer, torch.nn.Linear(layer.output_size, 1)
+
+    def forward(self, input, target):
+        _, last = self.layer(input)
+        h = last[0] if isinstance(last, tuple) else last
+        h = torch.cat([*h[-self.layer.output_size // h.shape[-1] :]], dim=1)
+        return torch.nn.functional.binary_cross_entropy_with_logits(self.score(h).squeeze(1), target)
+
+
+def padded(T, B):
+    return torch.randn(T, B, D)
+
+
+def ragged(T, B):
+    lengths = torch.arange(B) % (T + 1)
+    return Ragged(torch.randn(int(lengths.sum()), D), torch.cat([torch.zeros(1).long(), lengths.cumsum(0)]))
+
+
+# Inductor compiles C++, for seconds.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of itself
+@pytest.mark.parametrize("batch", [padded, ragged])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gru",
+        pytest.param("rnn", marks=pytest.mark.slow),
+        pytest.param("lstm, two layers, both directions", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_compiled_by_inductor(name, batch, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(1)
+    model = Tagger(LAYERS[name]())
+    compiled = torch.compile(model, fullgraph=True)
+    for T, B in [(5, 3), (7, 2), (4, 6)]:
+        input, target = batch(T, B), torch.rand(B)
+        losses = [run(input, target) for run in (compiled, model)]
+        got, expected = ([v, *torch.autograd.grad(v, [*model.parameters()])] for v in losses)
+        for ours, eager in zip(got, expected, strict=True):
+            # The linear layer and the loss are sums of at most 8 products in another order.
+            assert (ours - eager).abs().max() <= 32 * torch.finfo(torch.float32).eps * eager.abs().max()
