@@ -1,11 +1,15 @@
 """The layers under torch.compile and torch.export: one graph, with the bits of the layers themselves."""
 
+import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 from timelike.cells import CELLS, parameter_shapes
 from timelike.nn import GRU, LSTM, RNN, Ragged
+from timelike.sequences import Sequences
 
 D, H, R = 3, 4, 2
 LAYERS = {
@@ -29,8 +33,7 @@ def _nothing_compiled_before():
 
 def outputs_and_gradients(run, layer, *inputs):
     output, last = run(*inputs)
-    y = output.values if isinstance(output, Ragged) else output
-    outputs = [y, *(last if isinstance(last, tuple) else (last,))]
+    outputs = [output, *(last if isinstance(last, tuple) else (last,))]
     leaves = [*layer.parameters(), *[x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]]
     torch.manual_seed(2)
     upstream = [torch.randn_like(t) for t in outputs]
@@ -52,12 +55,90 @@ def test_a_compiled_layer_gives_the_same_bits(name):
     assert_same_bits(outputs_and_gradients(compiled, layer, x), outputs_and_gradients(layer, layer, x))
 
 
-def test_a_ragged_batch_in_one_graph():
+def rows_of(output):
+    """The rows of an output, whatever its layout."""
+    if isinstance(output, PackedSequence):
+        return output.data
+    if isinstance(output, Ragged):
+        return output.values
+    return output.values() if output.is_nested else output
+
+
+MASK = torch.tensor(
+    [[1, 1, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]], dtype=torch.bool
+)  # a hole, none, in the middle
+
+
+def sequences(x):
+    return x.view(-1, D).split([3, 7, 2])
+
+
+# What is made of x, of shape (4, 3, D), beside the layer's own options.
+IN_A_GRAPH = {
+    "masked": ({}, lambda x: (x, MASK.T)),
+    "masked, batch first": ({"batch_first": True}, lambda x: (x.transpose(0, 1), MASK)),
+    "masked, unbatched": ({}, lambda x: (x[:, 0], MASK[0])),
+    "ragged": ({}, lambda x: (Ragged(x.view(-1, D), torch.tensor([0, 3, 3, 12])), None)),
+    "packed": ({}, lambda x: (pack_sequence(sequences(x), enforce_sorted=False), None)),
+    "nested": ({}, lambda x: (torch.nested.as_nested_tensor([*sequences(x)], layout=torch.jagged), None)),
+    "int32 offsets": ({}, lambda x: (nested_by(x, torch.tensor([0, 3, 3, 12], dtype=torch.int32)), None)),
+}
+BETWEEN_GRAPHS = {
+    "packed, sorted by the caller": ({}, lambda x: (pack_padded_sequence(x, torch.tensor([4, 2, 1])), None)),
+    "narrowed": (
+        {},
+        lambda x: (torch.nested.narrow(x.view(3, 4, D), 1, *SPANS, layout=torch.jagged), None),
+    ),
+    "masked, recomputed": ({"recompute": True}, lambda x: (x, MASK.T)),
+    "packed, recomputed": (
+        {"recompute": 2},
+        lambda x: (pack_sequence(sequences(x), enforce_sorted=False), None),
+    ),
+    "Sequences": ({}, lambda x: (Sequences(x.detach().view(-1, D).numpy(), np.array([0, 3, 3, 12])), None)),
+}
+SPANS = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2])  # where sequences begin, and how long they are
+
+
+def nested_by(x, offsets):
+    return torch.nested.nested_tensor_from_jagged(x.view(-1, D), offsets)
+
+
+def of_a_layout(make, layer, run):
+    torch.manual_seed(2)
+    input, mask = make(torch.randn(4, 3, D))
+    axes = (2,) if isinstance(input, torch.Tensor) and input.dim() == 2 else (2, 3)
+    h0, c0 = (torch.randn(*axes, H, requires_grad=True) for _ in range(2))
+    output, (h, c) = run(input, (h0, c0), mask=mask)
+    outputs = [rows_of(output), h, c]
+    gradients = torch.autograd.grad(
+        outputs, [h0, c0, *layer.parameters()], [torch.randn_like(t) for t in outputs]
+    )
+    return [t.detach() for t in outputs], gradients
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+@pytest.mark.parametrize("name", [*IN_A_GRAPH, *BETWEEN_GRAPHS])
+def test_every_layout_gives_the_same_bits(name, fullgraph):
     torch.manual_seed(1)
-    layer, ragged = LSTM(D, H), Ragged(torch.randn(7, D), torch.tensor([0, 3, 3, 7]))
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    got = outputs_and_gradients(compiled, layer, ragged)
-    assert_same_bits(got, outputs_and_gradients(layer, layer, ragged))
+    options, make = (IN_A_GRAPH | BETWEEN_GRAPHS)[name]
+    layer = LSTM(D, H, bidirectional=True, **options)
+    compiled = torch.compile(layer, fullgraph=fullgraph, backend="aot_eager")
+    if fullgraph and name in BETWEEN_GRAPHS:
+        with pytest.raises(torch._dynamo.exc.Unsupported):
+            of_a_layout(make, layer, compiled)
+    else:
+        assert_same_bits(of_a_layout(make, layer, compiled), of_a_layout(make, layer, layer))
+
+
+def test_outputs_of_a_graph_are_of_the_layout_of_the_input():
+    def run(x):
+        return x * 2 + layer(x)[0]
+
+    layer, parts = GRU(D, D), [torch.randn(n, D) for n in (3, 0, 2)]
+    nested = torch.nested.as_nested_tensor(parts, layout=torch.jagged)
+    got = torch.compile(run, fullgraph=True, backend="aot_eager")(nested)
+    assert torch.equal(got.offsets(), nested.offsets())
+    assert torch.equal(got.values(), run(nested).values())
 
 
 def test_batches_of_other_sizes_in_one_dynamic_graph():
@@ -67,6 +148,38 @@ def test_batches_of_other_sizes_in_one_dynamic_graph():
     for T, B in [(5, 3), (7, 2), (4, 6)]:
         x = torch.randn(T, B, D, requires_grad=True)
         assert_same_bits(outputs_and_gradients(compiled, layer, x), outputs_and_gradients(layer, layer, x))
+
+
+OF_ANY_SIZE = {
+    "masked": lambda x, lengths: (x, torch.arange(len(x))[:, None] < lengths),
+    "packed": lambda x, lengths: (pack_padded_sequence(x, lengths, enforce_sorted=False), None),
+    "ragged": lambda x, lengths: (ragged_of(x, lengths), None),
+    "nested": lambda x, lengths: (torch.nested.nested_tensor_from_jagged(*ragged_of(x, lengths)), None),
+}
+
+
+def ragged_of(x, lengths):
+    there = torch.arange(len(x))[:, None] < lengths
+    return Ragged(x.transpose(0, 1)[there.T], torch.cat([torch.zeros(1).long(), lengths.cumsum(0)]))
+
+
+@pytest.mark.parametrize("name", OF_ANY_SIZE)
+def test_layouts_of_other_sizes_in_one_dynamic_graph(name):
+    torch.manual_seed(1)
+    layer, counter = LSTM(D, H, bidirectional=True), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+    for lengths in [(5, 3, 1, 6, 4), (2, 7), (6, 1, 3, 2)]:  # never D of them: equal numbers are one symbol
+        x = torch.randn(max(lengths), len(lengths), D)
+        input, mask = OF_ANY_SIZE[name](x, torch.tensor(lengths))
+        results = []
+        for run in (compiled, layer):
+            torch.manual_seed(3)
+            output, last = run(input, mask=mask)
+            outputs = [rows_of(output), *last]
+            upstream = [torch.randn_like(t) for t in outputs]
+            results.append((outputs, torch.autograd.grad(outputs, [*layer.parameters()], upstream)))
+        assert_same_bits(*results)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -86,7 +199,13 @@ def test_recomputation_of_ragged_batches_is_refused_in_a_graph():
 
 
 OPERATOR = torch.ops.timelike.layer.default
-ROWS = {"time_major": (3, 2), "batch_major": (2, 3), "ragged": (6,)}
+ROWS = {  # axes of x but the last, and which steps there are
+    "time_major": ((3, 2), None),
+    "batch_major": ((2, 3), None),
+    "ragged": ((6,), torch.tensor([0, 2, 2, 6])),
+    "packed": ((6,), torch.tensor([3, 2, 1])),
+    "masked": ((2, 3), torch.tensor([[True, False, True], [False, True, True]])),
+}
 BATCHES = [
     pytest.param(
         cell,
@@ -108,15 +227,16 @@ def arguments(cell, rows, n_directions, with_states=True, segment=0):
     kind = CELLS[cell]
     shapes = [*parameter_shapes(cell, D, H, proj_size=R if kind.has_projection else 0).values()]
     states = {"h0": R if kind.has_projection else H} | ({"c0": H} if kind.has_cell_state else {})
-    B, K = 3 if rows == "ragged" else 2, n_directions
+    (axes, steps), K = ROWS[rows], n_directions
+    B = 3 if len(axes) == 1 else 2
 
     def leaf(*shape):
         return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     h0, c0 = (leaf(K, B, states[s]) if with_states and s in states else None for s in ("h0", "c0"))
-    offsets = torch.tensor([0, 2, 2, 6]) if rows == "ragged" else None
+    rows = "batch_major" if rows == "masked" else rows
     weights = [leaf(*shape) for shape in shapes * K]
-    return leaf(*ROWS[rows], D), h0, c0, weights, offsets, rows, cell, K, segment
+    return leaf(*axes, D), h0, c0, weights, steps, rows, B, cell, K, segment
 
 
 def as_function(batch):
@@ -142,10 +262,12 @@ def backward_arguments(batch):
 
 @pytest.mark.parametrize(("cell", "rows", "n_directions", "with_states"), BATCHES)
 def test_the_operators_are_what_their_registrations_say(cell, rows, n_directions, with_states):
-    batch = arguments(cell, rows, n_directions, with_states)
-    torch.library.opcheck(OPERATOR, batch)
-    # Not test_aot_dispatch_dynamic, which has a test below: it takes seconds.
     of_registration = ("test_schema", "test_autograd_registration", "test_faketensor")
+    batch = arguments(cell, rows, n_directions, with_states)
+    # Outputs are compared in a graph and without: of steps that there are not, nothing is on the tape.
+    compared = () if rows == "masked" else ("test_aot_dispatch_dynamic",)
+    torch.library.opcheck(OPERATOR, batch, test_utils=(*of_registration, *compared))
+    # Of this one below: it takes seconds.
     backward = torch.ops.timelike.layer_backward.default
     torch.library.opcheck(backward, backward_arguments(batch), test_utils=of_registration)
 
@@ -205,7 +327,7 @@ def test_a_gradient_penalty_of_a_ragged_batch_is_refused_in_a_graph():
     compiled = torch.compile(
         lambda x: penalty(lambda x: layer(Ragged(x, offsets))[0], x), fullgraph=True, backend="aot_eager"
     )
-    with pytest.raises(Exception, match="not of ragged batches"):
+    with pytest.raises(Exception, match="not of ragged"):
         compiled(x)
 
 

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from timelike.kernels import Rows
 from timelike.sequences import Sequences
 
-__all__ = ["Batch", "Expected", "Ragged", "batch_of", "conform", "rows_of"]
+__all__ = ["Batch", "Expected", "Ragged", "batch_of", "checked_mask", "conform", "masked_rows", "rows_of"]
 
 
 class Ragged(NamedTuple):
@@ -128,11 +128,18 @@ def _dense(x: Tensor, expected: Expected, batch_first: bool, mask: Tensor | None
     if mask is None:
         rows = Rows.batch_major(B, T) if batch_first else Rows.time_major(T, B)
     else:
-        rows = _masked_rows(_checked(mask, x, expected).numpy().tobytes(), mask.shape, batch_first)
+        rows = masked_rows(checked_mask(mask, x, expected).numpy().tobytes(), mask.shape, batch_first)
     return Batch(x, rows, unbatched=x.dim() == 2)
 
 
-def _checked(mask: Any, x: Tensor, expected: Expected) -> Tensor:
+def checked_mask(mask: Any, x: Tensor, expected: Expected) -> Tensor:
+    """Check the type and the shape of a mask.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no tensor of bool on the CPU, in the shape of the axes of `x` but the last.
+    """
     if not isinstance(mask, Tensor):
         raise TypeError(f"{expected.cell}: mask is {type(mask).__name__}; a Tensor of bool is needed")
     if mask.dtype is not torch.bool or not mask.is_cpu:
@@ -227,7 +234,8 @@ def _packed_rows(batch_sizes: bytes) -> Rows:
 
 
 @lru_cache(maxsize=16)
-def _masked_rows(mask: bytes, shape: tuple[int, ...], batch_first: bool) -> Rows:
+def masked_rows(mask: bytes, shape: tuple[int, ...], batch_first: bool) -> Rows:
+    """Give the rows of those steps of a padded batch that there are."""
     there = np.frombuffer(mask, np.bool_).reshape(shape if len(shape) == 2 else (*shape, 1))
     there = there if batch_first else there.T
     B, T = there.shape

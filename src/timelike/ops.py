@@ -4,8 +4,9 @@ For `torch.compile` and `torch.export`, which see the operator, its fake tensors
 what is in it. (Without them, `timelike.autograd` calls the kernels with less in between.)
 
 Tensors come as they are, plain numbers beside them. The rows of a batch are told by a name, ``time_major``
-(x is (T, B, D), or (T, D)), ``batch_major`` (x is (B, T, D)), or ``ragged``, and by `offsets` where they are
-ragged.
+(x is (T, B, D), or (T, D)), ``batch_major`` (x is (B, T, D)), ``ragged`` or ``packed``, and by `steps`, which
+says which steps there are: the mask of a padded batch, if it has one, the offsets of a ragged one, the batch
+sizes of a packed one.
 
 Letters: ``B`` sequences, ``T`` steps, ``N`` rows, ``D`` inputs, ``H`` units, ``R`` numbers of the hidden
 state, ``K`` directions.
@@ -14,18 +15,19 @@ state, ``K`` directions.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from timelike import layercalls, segments
 from timelike.autograd import checked, second_derivatives
 from timelike.cells import CELLS
 from timelike.kernels import Rows, available, native_layer
 from timelike.layerweights import LayerWeights
-from timelike.layouts import Batch, Expected, Ragged, rows_of
+from timelike.layouts import Batch, Expected, Ragged, checked_mask, masked_rows, rows_of
 from timelike.segments import segment_length
 
 __all__ = ["TracedRows", "can_trace", "layer", "traced_batch"]
@@ -33,8 +35,8 @@ __all__ = ["TracedRows", "can_trace", "layer", "traced_batch"]
 # Numbers per unit on the tape: the same on all instruction sets, for layers of all sizes.
 _TAPE_GATES = {cell: native_layer(cell, "float32", available()[0], 1, 1, 1).tape_gates for cell in CELLS}
 _NOTHING = -1  # the segment of a walk that keeps nothing for backward
-_BATCH = "Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? offsets, str rows, str cell"
-_WALK = "int n_directions, int segment"
+_BATCH = "Tensor x, Tensor? h0, Tensor? c0, Tensor[] weights, Tensor? steps, str rows, SymInt n_sequences"
+_WALK = "str cell, int n_directions, int segment"
 torch.library.define(
     "timelike::layer",
     f"({_BATCH}, {_WALK}) -> (Tensor y, Tensor h, Tensor c, Tensor kept, Tensor kept_too)",
@@ -49,29 +51,65 @@ torch.library.define(
 class TracedRows(NamedTuple):
     """Rows of a batch whose numbers may not be known yet."""
 
-    kind: str  # "time_major", "batch_major" or "ragged"
-    offsets: Tensor | None
+    steps: Tensor | None
+    kind: str  # "time_major", "batch_major", "ragged" or "packed"
     n_sequences: int
 
 
-def can_trace(input: Any) -> bool:
-    """Whether the operator takes a batch of this kind: padded without mask, or `Ragged`."""
-    return isinstance(input, Ragged) or (isinstance(input, Tensor) and not input.is_nested)
+def can_trace(input: Any, mask: Tensor | None, *, recompute: bool | int) -> bool:
+    """Whether the operator takes such a batch; one that it does not take is run between two graphs."""
+    if mask is None and (isinstance(input, Ragged) or _is_padded(input)):
+        return True
+    if recompute:  # which asks for the number of steps
+        return False
+    if isinstance(input, PackedSequence):  # sorted by the caller: only its numbers tell how many there are
+        return mask is None and input.sorted_indices is not None
+    if _is_padded(input):
+        return True
+    return mask is None and _is_jagged(input)
 
 
-def traced_batch(input: Any, expected: Expected, *, batch_first: bool) -> Batch:
+def _is_padded(input: Any) -> bool:
+    return isinstance(input, Tensor) and not input.is_nested
+
+
+def _is_jagged(input: Any) -> bool:
+    """Whether it is a nested tensor whose sequences lie one after another."""
+    return (
+        isinstance(input, Tensor)
+        and input.layout == torch.jagged
+        and input.dim() == 3
+        and input._ragged_idx == 1  # type: ignore[attr-defined]
+        and input.lengths() is None  # type: ignore[attr-defined]
+    )
+
+
+def traced_batch(input: Any, expected: Expected, *, batch_first: bool, mask: Tensor | None) -> Batch:
     """Read a batch as `timelike.layouts.batch_of` does, where `can_trace` allows it."""
     if isinstance(input, Ragged):
-        x, offsets = rows_of(input.values, expected), input.offsets
-        traced = TracedRows("ragged", offsets, offsets.shape[0] - 1)
-        return Batch(x, traced, lambda y: Ragged(y, offsets))  # type: ignore[arg-type]
+        return _traced(input.values, expected, input.offsets, lambda y: Ragged(y, input.offsets))
+    if isinstance(input, PackedSequence):
+        x, (_, sizes, order, inverse) = rows_of(input.data, expected), input
+        packed = TracedRows(sizes, "packed", order.shape[0])  # type: ignore[union-attr]
+        return Batch(x, packed, lambda y: PackedSequence(y, sizes, order, inverse), order, inverse)  # type: ignore[arg-type]
+    if input.is_nested:
+        values, offsets = input.values(), input.offsets()
+        return _traced(
+            values, expected, offsets.long(), lambda y: torch.nested.nested_tensor_from_jagged(y, offsets)
+        )
     if input.dim() not in (2, 3):
         raise ValueError(f"{expected.cell}: Expected input to be 2D or 3D, got {input.dim()}D instead")
     x = rows_of(input, expected)
+    steps = None if mask is None else checked_mask(mask, x, expected)
     if x.dim() == 2:
-        return Batch(x, TracedRows("time_major", None, 1), unbatched=True)  # type: ignore[arg-type]
+        return Batch(x, TracedRows(steps, "time_major", 1), unbatched=True)  # type: ignore[arg-type]
     kind, B = ("batch_major", x.shape[0]) if batch_first else ("time_major", x.shape[1])
-    return Batch(x, TracedRows(kind, None, B))  # type: ignore[arg-type]
+    return Batch(x, TracedRows(steps, kind, B))  # type: ignore[arg-type]
+
+
+def _traced(values: Tensor, expected: Expected, offsets: Tensor, output: Callable[[Tensor], Any]) -> Batch:
+    rows = TracedRows(offsets, "ragged", offsets.shape[0] - 1)
+    return Batch(rows_of(values, expected), rows, output)  # type: ignore[arg-type]
 
 
 def layer(
@@ -96,7 +134,7 @@ def layer(
     if not torch.is_grad_enabled():
         segment = _NOTHING
     elif recompute:
-        if rows.offsets is not None:
+        if rows.steps is not None:
             raise NotImplementedError(
                 "recompute: not for ragged batches under torch.compile and torch.export, which cannot know "
                 "the number of steps; possible: padded batches, or recompute=False"
@@ -106,18 +144,19 @@ def layer(
         T = x.shape[1] if rows.kind == "batch_major" else x.shape[0]
         record = _TAPE_GATES[cell] * units + c + R
         segment = segment_length(recompute, T, border=R + c, record=record)
-    y, h, c_n, *_ = torch.ops.timelike.layer(
-        x, h0, c0, list(weights), rows.offsets, rows.kind, cell, n_directions, segment
-    )
+    y, h, c_n, *_ = torch.ops.timelike.layer(x, h0, c0, [*weights], *rows, cell, n_directions, segment)
     return y, h, c_n if CELLS[cell].has_cell_state else None
 
 
 # What the kernels do
 
 
-def _rows(x: Tensor, offsets: Tensor | None, rows: str) -> Rows:
-    if offsets is not None:
-        return Rows.ragged(offsets.numpy())
+def _rows(x: Tensor, steps: Tensor | None, rows: str) -> Rows:
+    if steps is not None:
+        numbers = steps.numpy()
+        if rows in ("time_major", "batch_major"):
+            return masked_rows(numbers.tobytes(), steps.shape, rows == "batch_major")
+        return (Rows.ragged if rows == "ragged" else Rows.packed)(numbers)
     # A tracer of second derivatives comes with symbols for sizes: it unrolls the steps, one graph per size.
     first, second = int(x.shape[0]), 1 if x.dim() == 2 else int(x.shape[1])
     return (Rows.time_major if rows == "time_major" else Rows.batch_major)(first, second)
@@ -145,13 +184,14 @@ def _layer(
     h0: Tensor | None,
     c0: Tensor | None,
     weights: list[Tensor],
-    offsets: Tensor | None,
+    steps: Tensor | None,
     rows: str,
+    n_sequences: int,
     cell: str,
     n_directions: int,
     segment: int,
 ) -> tuple[Tensor, ...]:
-    held, batch = _hold(cell, weights, n_directions), _rows(x, offsets, rows)
+    held, batch = _hold(cell, weights, n_directions), _rows(x, steps, rows)
     x, h0, c0 = checked(held, batch, x, h0, c0)
     kept_too: Tensor | None
     kept: Tensor | None
@@ -175,14 +215,15 @@ def _layer_backward(
     h0: Tensor | None,
     c0: Tensor | None,
     weights: list[Tensor],
-    offsets: Tensor | None,
+    steps: Tensor | None,
     rows: str,
+    n_sequences: int,
     cell: str,
     n_directions: int,
     segment: int,
     needs: list[bool],
 ) -> list[Tensor]:
-    held, batch = _hold(cell, weights, n_directions), _rows(x, offsets, rows)
+    held, batch = _hold(cell, weights, n_directions), _rows(x, steps, rows)
     x, h0, c0 = checked(held, batch, x, h0, c0)
     if dy is None and dh is None and dc is None:
         dy = torch.zeros_like(y)
@@ -203,18 +244,15 @@ def _fake_layer(
     h0: Tensor | None,
     c0: Tensor | None,
     weights: list[Tensor],
-    offsets: Tensor | None,
+    steps: Tensor | None,
     rows: str,
+    n_sequences: int,
     cell: str,
     n_directions: int,
     segment: int,
 ) -> tuple[Tensor, ...]:
-    K, cell_state = n_directions, CELLS[cell].has_cell_state
+    K, B, cell_state = n_directions, n_sequences, CELLS[cell].has_cell_state
     H, R = weights[0].shape[0] // len(CELLS[cell].gates), weights[1].shape[1]
-    if offsets is not None:
-        B = offsets.shape[0] - 1
-    else:
-        B = 1 if x.dim() == 2 else x.shape[1 if rows == "time_major" else 0]
     y, h = x.new_empty((*x.shape[:-1], K * R)), x.new_empty((K, B, R))
     c = x.new_empty((K, B, H) if cell_state else (0,))
     if segment > 0:
@@ -244,8 +282,9 @@ def _fake_layer_backward(
     h0: Tensor | None,
     c0: Tensor | None,
     weights: list[Tensor],
-    offsets: Tensor | None,
+    steps: Tensor | None,
     rows: str,
+    n_sequences: int,
     cell: str,
     n_directions: int,
     segment: int,
@@ -259,26 +298,26 @@ def _fake_layer_backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, h0, c0, weights, offsets, *ctx.options = inputs
+    x, h0, c0, weights, steps, *ctx.options = inputs
     if ctx.options[-1] == _NOTHING:
         raise RuntimeError("timelike::layer kept nothing for backward: segment must be 0 or more")
     y, _, _, kept, kept_too = output
-    ctx.save_for_backward(y, kept, kept_too, x, h0, c0, offsets, *weights)
+    ctx.save_for_backward(y, kept, kept_too, x, h0, c0, steps, *weights)
     ctx.set_materialize_grads(False)
 
 
 def _derive(ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None, *_: None) -> tuple[Any, ...]:
-    y, kept, kept_too, x, h0, c0, offsets, *weights = ctx.saved_tensors
-    if not CELLS[ctx.options[1]].has_cell_state:
+    y, kept, kept_too, x, h0, c0, steps, *weights = ctx.saved_tensors
+    if not CELLS[ctx.options[2]].has_cell_state:
         dc = None
     needs = [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[3]]
     found = iter(
         torch.ops.timelike.layer_backward(
-            dy, dh, dc, y, kept, kept_too, x, h0, c0, weights, offsets, *ctx.options, needs
+            dy, dh, dc, y, kept, kept_too, x, h0, c0, weights, steps, *ctx.options, needs
         )
     )
     dx, dh0, dc0, *d_weights = [next(found) if need else None for need in needs]
-    return dx, dh0, dc0, d_weights, None, None, None, None, None
+    return dx, dh0, dc0, d_weights, *(None,) * 6
 
 
 torch.library.register_autograd("timelike::layer", _derive, setup_context=_keep)
@@ -288,23 +327,23 @@ torch.library.register_autograd("timelike::layer", _derive, setup_context=_keep)
 
 
 def _keep_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    d_outputs, (x, h0, c0, weights, offsets, *options) = inputs[:3], inputs[6:]
-    ctx.rows, ctx.cell, ctx.n_directions, _, ctx.needs = options
-    ctx.save_for_backward(offsets, *d_outputs, x, h0, c0, *weights)
+    d_outputs, (x, h0, c0, weights, steps, *options) = inputs[:3], inputs[6:]
+    ctx.rows, _, ctx.cell, ctx.n_directions, _, ctx.needs = options
+    ctx.save_for_backward(steps, *d_outputs, x, h0, c0, *weights)
     ctx.set_materialize_grads(False)
 
 
 def _derive_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]:
-    offsets, *given = ctx.saved_tensors
-    if offsets is not None and type(offsets) is not Tensor:  # but a tracer's
+    steps, *given = ctx.saved_tensors
+    if steps is not None and type(steps) is not Tensor:  # but a tracer's
         raise NotImplementedError(
-            "second derivatives in one graph: not of ragged batches, whose number of steps a tracer cannot "
-            "know; possible: padded batches, or the layer outside of torch.compile"
+            "second derivatives in one graph: not of ragged, packed and masked batches, whose steps a "
+            "tracer cannot know; possible: padded batches, or the layer outside of torch.compile"
         )
     given_now = iter(upstream)
     found = second_derivatives(
         ctx.cell,
-        _rows(given[3], offsets, ctx.rows),
+        _rows(given[3], steps, ctx.rows),
         ctx.n_directions,
         ctx.needs,
         [*ctx.needs_input_grad[:3], *ctx.needs_input_grad[6:9], *ctx.needs_input_grad[9]],
@@ -313,7 +352,7 @@ def _derive_backward(ctx: Any, upstream: list[Tensor | None]) -> tuple[Any, ...]
     )
     # What was kept is a function of the inputs: the derivative by them is whole.
     kept = (None,) * 3
-    return *found[:3], *kept, *found[3:6], found[6:], *(None,) * 6
+    return *found[:3], *kept, *found[3:6], found[6:], *(None,) * 7
 
 
 torch.library.register_autograd("timelike::layer_backward", _derive_backward, setup_context=_keep_backward)

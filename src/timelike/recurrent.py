@@ -173,8 +173,8 @@ class Recurrent(nn.Module):
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
         if torch.compiler.is_compiling():
-            if mask is None and ops.can_trace(input):
-                return self._run(input, hx, None, traced=True)
+            if ops.can_trace(input, mask, recompute=self.recompute):
+                return self._run(input, hx, mask, traced=True)
             return _outside_of_graphs(self, input, hx, mask)  # type: ignore[no-any-return]
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
@@ -189,7 +189,7 @@ class Recurrent(nn.Module):
         weights = self._weights()
         expected = Expected(self._kind, self.input_size, weights[0][0].dtype)
         if traced:
-            batch = ops.traced_batch(input, expected, batch_first=self.batch_first)
+            batch = ops.traced_batch(input, expected, batch_first=self.batch_first, mask=mask)
         else:
             batch = batch_of(input, expected, batch_first=self.batch_first, mask=mask)
         h0, c0 = (None, None) if hx is None else self._initial(hx, batch)
