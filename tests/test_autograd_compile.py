@@ -1,11 +1,16 @@
 """The layers under torch.compile and torch.export: one graph, with the bits of the layers themselves."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 from timelike.cells import CELLS, parameter_shapes
 from timelike.nn import GRU, LSTM, RNN, Ragged
@@ -391,3 +396,146 @@ def test_a_model_compiled_by_inductor(name, batch, tmp_path, monkeypatch):
         for ours, eager in zip(got, expected, strict=True):
             # The linear layer and the loss are sums of at most 8 products in another order.
             assert (ours - eager).abs().max() <= 32 * torch.finfo(torch.float32).eps * eager.abs().max()
+
+
+ENTERING_A_TRANSFORM = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"  # torch warns of itself
+TRANSFORMS = {
+    "grad": lambda run, x: torch.func.grad(lambda x: run(x).sum())(x),
+    "vmap": lambda run, x: torch.func.vmap(run)(x[None]),
+    "jvp": lambda run, x: torch.func.jvp(run, (x,), (x,)),
+    "jacfwd": lambda run, x: torch.func.jacfwd(run)(x),
+}
+
+
+@pytest.mark.filterwarnings(ENTERING_A_TRANSFORM)
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("kind", ["rnn", "projection", "gru"])
+def test_transforms_of_functions_are_refused_in_a_graph(kind, name):
+    layer = LAYERS[kind]()
+    compiled = torch.compile(
+        lambda x: TRANSFORMS[name](lambda x: layer(x)[0], x), fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(Exception, match=r"transforms of torch\.func .* are not supported"):
+        compiled(torch.randn(4, 2, D))
+
+
+@pytest.mark.filterwarnings(ENTERING_A_TRANSFORM)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("grad", "autograd.Function with functorch transforms"),
+        ("vmap", "Batching rule not implemented for timelike::layer"),
+        ("jvp", "forward mode AD is not supported"),
+    ],
+)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+def test_transforms_of_the_operator_are_refused(cell, name, said):
+    batch = arguments(cell, "time_major", 1)
+    _, h0, c0, weights, *options = detached(batch)
+    with pytest.raises((NotImplementedError, RuntimeError), match=said):
+        TRANSFORMS[name](lambda x: OPERATOR(x, h0, c0, weights, *options)[0], batch[0].detach())
+
+
+def detached(batch):
+    """The same, but nothing wants a gradient: then torch asks nobody for tangents."""
+    x, h0, c0, weights, *options = batch
+    x, h0, c0 = (None if t is None else t.detach() for t in (x, h0, c0))
+    return x, h0, c0, [w.detach() for w in weights], *options
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("no_grad", [False, True])
+def test_forward_mode_is_refused_in_a_graph(backend, no_grad):
+    layer, x = LSTM(D, H).requires_grad_(not no_grad), torch.randn(4, 2, D)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    with forward_ad.dual_level(), pytest.raises(Exception, match="forward mode AD"):
+        compiled(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_compiled_layer_keeps_nothing_where_no_gradient_is_wanted(name, context):
+    layer, x = LAYERS[name](), torch.randn(4, 2, D)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected = layer(x)[0]
+    with context():
+        y = compiled(x)[0]
+        assert y.grad_fn is None
+        assert y.is_inference() == (context is torch.inference_mode)
+        assert torch.equal(y, expected)
+    assert compiled(x)[0].requires_grad
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_second_walk_over_a_compiled_graph_gives_the_same_bits(name):
+    layer, x = LAYERS[name](), torch.randn(4, 2, D, requires_grad=True)
+    y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)[0]
+    leaves, dy = [x, *layer.parameters()], torch.randn_like(y)
+    assert_same_bits(*([torch.autograd.grad(y, leaves, dy, retain_graph=True)] for _ in range(2)))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", ["rnn", "lstm, two layers, both directions", "projection", "gru"])
+def test_checkpointing_of_a_compiled_layer_gives_the_same_bits(name, use_reentrant):
+    layer, x = LAYERS[name](), torch.randn(4, 2, D, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (layer, lambda x: checkpoint(compiled, x, use_reentrant=use_reentrant)):
+        layer.zero_grad()
+        x.grad = None
+        run(x)[0].square().sum().backward()
+        results.append([[x.grad.clone(), *(p.grad.clone() for p in layer.parameters())]])
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize(
+    "name", ["rnn", "relu, batch first", "peephole", "projection", "gru", "gru, reset before"]
+)
+def test_autocast_in_a_graph(name):
+    layer, before = LAYERS[name](), torch.nn.Linear(D, D)
+
+    def run(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = before(x)
+            return layer(x)[0], x
+
+    results = []
+    for runs in (torch.compile(run, fullgraph=True, backend="aot_eager"), run):
+        torch.manual_seed(3)
+        y, x = runs(torch.randn(4, 2, D))
+        assert (y.dtype, x.dtype) == (torch.float32, torch.bfloat16)
+        leaves = [*layer.parameters(), *before.parameters()]
+        results.append(([y.detach()], torch.autograd.grad(y, leaves, torch.randn_like(y))))
+    assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("by", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("name", ["rnn", "lstm, two layers, both directions", "gru"])
+def test_copies_of_a_layer_that_was_compiled(name, by):
+    layer, x = LAYERS[name](), torch.randn(4, 2, D)
+    y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)[0]
+    other = by(layer)
+    for p in other.parameters():
+        p.data.mul_(2)
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x)[0], other(x)[0])
+    assert torch.equal(layer(x)[0], y)
+    assert not torch.equal(other(x)[0], y)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, w):
+        return 2 * w
+
+
+@pytest.mark.parametrize("made", ["parametrize", "weight_norm"])
+@pytest.mark.parametrize("name", ["rnn", "projection", "peephole", "gru", "gru, reset before"])
+def test_weights_that_are_made_of_others_in_a_graph(name, made):
+    torch.manual_seed(1)
+    layer, x = LAYERS[name](), torch.randn(4, 2, D)
+    if made == "parametrize":
+        parametrize.register_parametrization(layer, "weight_hh_l0", Doubled())
+    else:
+        parametrizations.weight_norm(layer, "weight_hh_l0")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_same_bits(outputs_and_gradients(compiled, layer, x), outputs_and_gradients(layer, layer, x))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from timelike import layercalls, segments
@@ -191,6 +192,10 @@ def _layer(
     n_directions: int,
     segment: int,
 ) -> tuple[Tensor, ...]:
+    if forward_ad._current_level >= 0:  # else torch would take the tangents for zeros
+        raise NotImplementedError(
+            "timelike::layer: forward mode AD is not supported; use torch.autograd.grad"
+        )
     held, batch = _hold(cell, weights, n_directions), _rows(x, steps, rows)
     x, h0, c0 = checked(held, batch, x, h0, c0)
     kept_too: Tensor | None

@@ -172,15 +172,15 @@ class Recurrent(nn.Module):
         h_n : Tensor, or tuple of two for an LSTM
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
-        if torch.compiler.is_compiling():
-            if ops.can_trace(input, mask, recompute=self.recompute):
-                return self._run(input, hx, mask, traced=True)
-            return _outside_of_graphs(self, input, hx, mask)  # type: ignore[no-any-return]
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
                 f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
                 "use torch.autograd"
             )
+        if torch.compiler.is_compiling():
+            if ops.can_trace(input, mask, recompute=self.recompute):
+                return self._run(input, hx, mask, traced=True)
+            return _outside_of_graphs(self, input, hx, mask)  # type: ignore[no-any-return]
         return self._run(input, hx, mask)
 
     def _run(
