@@ -128,18 +128,20 @@ def test_creating_a_graph_does_not_change_the_first_derivatives():
         assert_same_bits(got.detach(), expected)
 
 
-def test_a_second_walk_over_a_retained_graph_gives_the_same_bits():
-    _, lstm = pair(D, H, 2, bidirectional=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_walk_over_a_retained_graph_gives_the_same_bits(kind):
+    module = layer(kind, D, H, 2, bidirectional=True)
     x = leaf(normal(T, B, D, seed=1))
-    y, (h, c) = lstm(x)
-    upstream = [normal(*t.shape, seed=2) for t in (y, h, c)]
-    leaves = (x, *lstm.parameters())
-    first, second = (torch.autograd.grad((y, h, c), leaves, upstream, retain_graph=True) for _ in range(2))
+    y, last = module(x)
+    outputs = (y, *flat(last))
+    upstream = [normal(*t.shape, seed=2) for t in outputs]
+    leaves = (x, *module.parameters())
+    first, second = (torch.autograd.grad(outputs, leaves, upstream, retain_graph=True) for _ in range(2))
     for got, expected in zip(second, first, strict=True):
         assert_same_bits(got, expected)
-    torch.autograd.grad((y, h, c), leaves, upstream)
+    torch.autograd.grad(outputs, leaves, upstream)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
-        torch.autograd.grad((y, h, c), leaves, upstream)
+        torch.autograd.grad(outputs, leaves, upstream)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +203,18 @@ def test_no_tape_is_kept_when_no_gradient_is_needed():
         assert lstm(x)[0].is_inference()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_without_autograd_have_the_same_bits(kind):
+    module, x = layer(kind, D, H, 2, bidirectional=True), normal(T, B, D, seed=1)
+    y, last = module(x)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            alone, last_alone = module(x)
+            for got, expected in zip((alone, *flat(last_alone)), (y, *flat(last)), strict=True):
+                assert got.grad_fn is None
+                assert_same_bits(got, expected)
+
+
 @pytest.mark.parametrize(
     "victim", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "x", "y", "h0", "c0"]
 )
@@ -236,14 +250,15 @@ def test_gradients_accumulate_over_calls():
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpointing_gives_the_same_bits(use_reentrant):
-    _, lstm = pair(D, H, bidirectional=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpointing_gives_the_same_bits(kind, use_reentrant):
+    module = layer(kind, D, H, bidirectional=True)
     gradients = []
-    for run in (lstm, lambda x: checkpoint(lstm, x, use_reentrant=use_reentrant)):
+    for run in (module, lambda x: checkpoint(module, x, use_reentrant=use_reentrant)):
         x = leaf(normal(T, B, D, seed=1))
-        lstm.zero_grad()
+        module.zero_grad()
         run(x)[0].square().sum().backward()
-        gradients.append([x.grad, *(p.grad.clone() for p in lstm.parameters())])
+        gradients.append([x.grad, *(p.grad.clone() for p in module.parameters())])
     for got, expected in zip(*gradients, strict=True):
         assert_same_bits(got, expected)
 
@@ -260,30 +275,43 @@ def test_saved_tensors_pass_through_hooks():
 ENTERING_A_TRANSFORM = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"  # torch warns of itself
 
 
+TRANSFORMS = {
+    "grad": torch.func.grad,
+    "jacrev": torch.func.jacrev,
+    "jacfwd": torch.func.jacfwd,
+    "vmap": torch.func.vmap,
+    "jvp": lambda run: lambda point: torch.func.jvp(run, (point,), (point,)),
+    "vjp": lambda run: lambda point: torch.func.vjp(run, point),
+    "hessian": torch.func.hessian,
+}
+
+
 @pytest.mark.filterwarnings(ENTERING_A_TRANSFORM)
-@pytest.mark.parametrize("transform", ["grad", "jacrev", "jacfwd", "vmap"])
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("by", ["input", "weights"])
-def test_transforms_of_functions_are_refused(transform, frozen, by):
-    _, lstm = pair(D, H)
-    lstm.requires_grad_(not frozen)
-    x, weight = normal(T, B, D, seed=1), lstm.weight_hh_l0.detach()
+@pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu", "lstm", "lstm_peephole", "gru", "gru_reset_before"])
+def test_transforms_of_functions_are_refused(kind, transform, frozen, by):
+    module = layer(kind, D, H)
+    module.requires_grad_(not frozen)
+    x, weight = normal(T, B, D, seed=1), module.weight_hh_l0.detach()
     if by == "input":
-        run, point = lambda x: lstm(x)[0].sum(), x
+        run, point = lambda x: module(x)[0].sum(), x
     else:
-        run, point = lambda w: torch.func.functional_call(lstm, {"weight_hh_l0": w}, x)[0].sum(), weight
-    with pytest.raises(NotImplementedError, match=r"LSTM.*torch\.func"):
-        getattr(torch.func, transform)(run)(point)
+        run, point = lambda w: torch.func.functional_call(module, {"weight_hh_l0": w}, x)[0].sum(), weight
+    with pytest.raises(NotImplementedError, match=rf"{KINDS[kind].name}.*torch\.func"):
+        TRANSFORMS[transform](run)(point)
 
 
 @pytest.mark.filterwarnings(ENTERING_A_TRANSFORM)
 @pytest.mark.parametrize("no_grad", [False, True])
-def test_forward_mode_is_refused(no_grad):
-    _, lstm = pair(D, H)
-    lstm.requires_grad_(not no_grad)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_mode_is_refused(kind, no_grad):
+    module = layer(kind, D, H)
+    module.requires_grad_(not no_grad)
     x = normal(T, B, D, seed=1)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode AD"):
-        lstm(forward_ad.make_dual(x, x))
+        module(forward_ad.make_dual(x, x))
 
 
 @pytest.mark.parametrize("rows", [1, 40])

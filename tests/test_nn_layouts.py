@@ -269,16 +269,22 @@ def test_narrowed_nested_tensors_leave_the_rows_between_their_sequences_at_zero(
             assert_same_bits(h_n[:, b], h)
 
 
-def test_autocast_keeps_the_precision_of_the_parameters():
-    _, ours = pair(D, H, dtype=F32)
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_keeps_the_precision_of_the_parameters(kind):
+    ours = layer(kind, D, H, dtype=F32)
     x = normal(3, 2, D, seed=1, dtype=torch.bfloat16)
-    hx = normal(1, 2, H, seed=2, dtype=torch.bfloat16), normal(1, 2, H, seed=3, dtype=torch.bfloat16)
+    hx = states(kind, 1, 2, H=H, dtype=torch.bfloat16)
+
+    def as_given(hx, to):
+        made = tuple(leaf(s.to(to)) for s in flat(hx))
+        return made if len(made) == 2 else made[0]
+
     with pytest.raises(ValueError, match="bfloat16"):
         ours(x)
-    expected = everything(ours, leaf(x.float()), tuple(leaf(s.float()) for s in hx))
+    expected = everything(ours, leaf(x.float()), as_given(hx, F32))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = everything(ours, leaf(x), tuple(map(leaf, hx)))
-    assert got["y"].dtype == got["c_n"].dtype == got["dweight_ih_l0"].dtype == F32
+        got = everything(ours, leaf(x), as_given(hx, torch.bfloat16))
+    assert got["y"].dtype == got["h_n"].dtype == got["dweight_ih_l0"].dtype == F32
     assert got["dx"].dtype == torch.bfloat16
     assert_close({k: v.to(expected[k].dtype) for k, v in got.items() if k[0] != "d" or "_" in k},
                  {k: v for k, v in expected.items() if k[0] != "d" or "_" in k}, 0.0)  # fmt: skip

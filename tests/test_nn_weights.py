@@ -4,14 +4,27 @@ import copy
 import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_all_start_methods, get_context
 
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, parametrizations, parametrize, prune, vector_to_parameters
 
-from layer_cases import KINDS, assert_close, assert_same_bits, everything, flat, layer, leaf, normal, pair
+from layer_cases import (
+    IN_TORCH,
+    KINDS,
+    assert_close,
+    assert_same_bits,
+    everything,
+    flat,
+    layer,
+    leaf,
+    normal,
+    pair,
+)
 from timelike import layerweights
 from timelike.nn import LSTM
+from timelike.threads import set_num_threads
 
 T, B, D, H = 4, 3, 3, 6
 
@@ -208,9 +221,10 @@ MADE_OF_OTHERS = {
 
 
 @pytest.mark.parametrize("name", MADE_OF_OTHERS)
-def test_weights_that_are_made_of_other_parameters(name):
+@pytest.mark.parametrize("kind", IN_TORCH)
+def test_weights_that_are_made_of_other_parameters(kind, name):
     results = []
-    for lstm in pair(D, H):
+    for lstm in pair(D, H, kind=kind):
         torch.manual_seed(2)
         MADE_OF_OTHERS[name](lstm)
         for _ in range(2):
@@ -232,7 +246,7 @@ def through_torch_save(lstm):
     return torch.load(file, weights_only=False)
 
 
-@pytest.mark.parametrize("kind", ["rnn_relu", "lstm", "lstm_peephole", "gru_single_bias"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", [copy.deepcopy, copy.copy, through_pickle, through_torch_save])
 def test_copies_work_and_carry_nothing_that_is_packed(by, kind):
     lstm = layer(kind, D, H, 2, bidirectional=True)
@@ -258,3 +272,33 @@ def test_threads_may_share_a_layer():
     for got, expected in zip(together, alone, strict=True):
         for name in expected:
             assert_same_bits(got[name], expected[name], name)
+
+
+def train(module, x):
+    module(x)[0].square().sum().backward()
+    torch.optim.SGD(module.parameters(), lr=0.01).step()
+    module.zero_grad()
+
+
+@pytest.mark.skipif("fork" not in get_all_start_methods(), reason="there is no fork() here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu", "lstm", "lstm_peephole", "gru", "gru_reset_before"])
+def test_a_forked_child_trains_the_layer_in_shared_memory(kind):
+    module, alone = (layer(kind, D, 40, 2, bidirectional=True) for _ in range(2))
+    x = normal(30, 5, D, seed=1)
+    set_num_threads(2)  # the child starts its own
+    try:
+        module.share_memory()
+        for _ in range(2):
+            train(module, x)
+            child = get_context("fork").Process(target=train, args=(module, x))
+            child.start()
+            child.join(timeout=60)
+            child.kill()
+            assert child.exitcode == 0
+        got = module(x)[0]
+    finally:
+        set_num_threads(None)
+    for _ in range(4):
+        train(alone, x)
+    assert_same_bits(got, alone(x)[0])
