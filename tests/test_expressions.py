@@ -357,6 +357,16 @@ def test_texts_that_are_too_much(text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_of_too_many_parts_where_python_would_take_it():
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)  # as libraries do
+    try:
+        with pytest.raises(DataError, match="nested more than"):
+            Expression.parse("a.b" * 3000)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def test_the_deepest_text_that_is_possible_can_be_computed():
     text = "1 + " * 199 + "1"
     assert evaluate(text).values == 200

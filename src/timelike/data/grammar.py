@@ -111,14 +111,23 @@ class Text:
 
 
 def name_of(text: Text, node: ast.expr) -> str | None:
-    """Give the name that a node stands for, dots included; None where it is no name."""
-    match node:
-        case ast.Name(id=name):
-            return text.quoted.get(text.position(node), name)
-        case ast.Attribute(value=value, attr=attribute):
-            base = name_of(text, value)
-            return None if base is None else f"{base}.{attribute}"
-    return None
+    """Give the name that a node stands for, dots included; None where it is no name.
+
+    Raises
+    ------
+    DataError
+        If it has too many dots.
+    """
+    attributes: list[str] = []
+    inner = node
+    while isinstance(inner, ast.Attribute):
+        attributes.append(inner.attr)
+        inner = inner.value
+        if len(attributes) > _MAX_DEPTH:
+            raise _refused(text, node, f"nested more than {_MAX_DEPTH} deep")
+    if not isinstance(inner, ast.Name):
+        return None
+    return ".".join([text.quoted.get(text.position(inner), inner.id), *reversed(attributes)])
 
 
 def checked_names(text: Text, root: ast.expr) -> tuple[str, ...]:
