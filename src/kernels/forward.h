@@ -58,7 +58,7 @@ class ForwardChunk {
   const int64_t D, H, R, P, HP, RP, lda;
   const ForwardLayout<Cell, T> at;
   const bool ahead;
-  const bool far;    // whether the tape does not stay in the caches
+  const bool far;    // whether rows that are read and written once do not stay in the caches
   T *state, *next;   // [n, lda], the row x | h
   T* c;              // [n, HP] of a cell with cell state
   T* inner;          // [n, HP] what the second product takes: m of a projection, r h of reset-before

@@ -71,13 +71,13 @@ struct Rowset {
   }
 };
 
+// What is done between parts of a product, where nothing is.
 struct Nothing {
   void operator()() const {}
 };
 
 // One tile of C = A B, of G registers in each of P panels of columns, B with its K index in the order of A's
-// pieces: C[r][column] = (or +=, with `add`) for
-// the `columns` columns that exist.
+// pieces: C[r][column] = (or +=, with `add`) for the `columns` columns that exist.
 template <int R, int P, int G, class T, class Between>
 TIMELIKE_INLINE void product_tile(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* const* c,
                                   int columns, bool add, Between& between) {
