@@ -32,7 +32,7 @@ PARAMETERS = {  # our name of each parameter: that of timelike.cells
     "projection": "weight_hr",
 }
 SUMS = tuple(f"d{name}" for name in PARAMETERS)  # gradients that are sums over all steps
-BY_STEP = ("y", "gates", "cells", "dx", "dgates")
+BY_STEP = ("y", "gates", "cells", "dx", "dgates", "dhidden", "dcells")
 BY_SEQUENCE = ("hT", "cT", "dh0", "dc0")
 
 
@@ -202,6 +202,8 @@ class Case:
             "dh0": (back.dh0, max(dh, da * largest(w["U"]))),
             "dc0": (back.dc0, max(dc, da * largest(w.get("peephole")))),
             "dgates": (back.dgates, da),
+            "dhidden": (back.dh, max(dh, da * largest(w["U"]))),
+            "dcells": (back.dc, max(dc, da * largest(w.get("peephole")))),
         }
         absent = {f"d{name}" for name in ("b_ih", "b_hh")} - {f"d{name}" for name in w}
         return {

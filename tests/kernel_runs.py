@@ -100,7 +100,8 @@ class Run:
     def tape(self, rows: Rows, hidden: np.ndarray) -> dict[str, np.ndarray | None]:
         H, packed = self.case.H, self.packed
         widths = {"gates": packed.n_tape_gates * H, "cells": packed.has_cell_state * H}
-        widths["dgates"] = 0 if "dgates" in self.without else packed.n_gates * H
+        widths |= {"dgates": packed.n_gates * H, "dhidden": self.case.R, "dcells": widths["cells"]}
+        widths |= dict.fromkeys(widths.keys() & set(self.without), 0)
         tape = {n: self.buffer(rows.n_tape_rows, width) if width else None for n, width in widths.items()}
         return {"hidden": hidden} | tape
 
@@ -152,7 +153,8 @@ class Run:
         gates, cells, hidden = tape["gates"], tape["cells"], tape["hidden"]
         kernels.backward(
             self.packed, rows, self.x, hidden, gates, cells, h0=h0, c0=c0, dy=self.dy, dhT=dhT, dcT=dcT,
-            dgates=tape["dgates"], **asked, **self.how, begin=begin, end=end,
+            **{name: tape[name] for name in ("dgates", "dhidden", "dcells")}, **asked, **self.how,
+            begin=begin, end=end,
         )  # fmt: skip
         for name in asked.keys() - {"dx", "dh0", "dc0"}:
             self.results[name] = self.results.get(name, 0) + asked[name]
@@ -180,7 +182,7 @@ class Run:
         for whole in self.guarded:
             assert np.isnan(whole[:17]).all(), "written before a buffer"
             assert np.isnan(whole[-17:]).all(), "written behind a buffer"
-        by_step = {"y": self.y, "dx": self.dx} | {n: tape.get(n) for n in ("gates", "cells", "dgates")}
+        by_step = {"y": self.y, "dx": self.dx} | {n: kept for n, kept in tape.items() if n != "hidden"}
         for name, buffer in by_step.items():
             if buffer is not None:
                 rest = np.delete(buffer, self.at, axis=0)

@@ -19,7 +19,7 @@ PARAMETERS = ("W", "U", "b_ih", "b_hh", "peephole", "projection")
 GIVEN = ("x", "h0", "c0", "dy", "dhT", "dcT")
 RESULTS = (
     "y", "hT", "cT", "gates", "cells", "dx", "dW", "dU", "db_ih", "db_hh", "dpeephole", "dprojection",
-    "dh0", "dc0", "dgates",
+    "dh0", "dc0", "dgates", "dhidden", "dcells",
 )  # fmt: skip
 
 

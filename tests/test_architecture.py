@@ -41,13 +41,14 @@ FLOORS = [
     },
     {"config", "layouts", "layerweights", "report"},
     {"layercalls"},
-    {"segments"},
+    {"segments", "recording"},
     {"autograd"},
     {"ops"},
     {"data", "recurrent"},
     {"truncated"},
     {"nn"},
     {"model"},
+    {"inspect"},
     {"fit"},
     {"train", "apply"},
     {"runs"},
@@ -60,6 +61,7 @@ TORCH = {
     "layerweights",
     "layercalls",
     "segments",
+    "recording",
     "ops",
     "autograd",
     "layouts",
@@ -67,6 +69,7 @@ TORCH = {
     "truncated",
     "nn",
     "model",
+    "inspect",
     "fit",
     "train",
     "apply",
@@ -93,7 +96,7 @@ def imports(path: Path) -> set[str]:
             rooms.add((node.module or "").split(".")[1])
         elif isinstance(node, ast.Import):
             rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("timelike.")}
-    return rooms - {"__version__", "Sequences"}
+    return rooms - {"__version__", "Sequences", "trace"}
 
 
 def floor(room: str) -> int:

@@ -58,10 +58,11 @@ class Call:
         self.read = {"x": (n, D)} | states
         self.written = {"y": (n, R), "hidden": (n, R), **tape, "hT": (B, R)}
         self.read_back = {"x": (n, D), "hidden": (n, R), **tape, "dy": (n, R), "dhT": (B, R)} | states
-        self.written_back = {"dx": (n, D), "dh0": (B, R), "dgates": (n, G * H)}
+        self.written_back = {"dx": (n, D), "dh0": (B, R), "dgates": (n, G * H), "dhidden": (n, R)}
         self.written_back |= {f"d{name}": w.shape for name, w in case.weights.items()}
         if kind.has_cell_state:
             self.written["cT"] = self.read_back["dcT"] = self.written_back["dc0"] = (B, H)
+            self.written_back["dcells"] = (n, H)
 
     def forward(self, **change):
         shapes = self.read | self.written

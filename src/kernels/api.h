@@ -89,6 +89,8 @@ struct Backward {
   T* dh0;          // [B, R] or null
   T* dc0;          // [B, H] or null
   T* dgates;       // [tape, G H] gradients of the gates before their activation (input side), or null
+  T* dhidden;      // [tape, R] gradients of the hidden states by all paths, or null
+  T* dcells;       // [tape, H] gradients of the cell states by all paths, or null
   int threads;
 };
 
@@ -96,7 +98,7 @@ struct Backward {
 template <class T>
 struct Layer {
   const char* cell;
-  int tape_gates;                                             // A
+  int gates, tape_gates;                                      // G, A
   int64_t (*forward_size)(int64_t D, int64_t H, int64_t R);   // elements of packed weights for forward
   int64_t (*backward_size)(int64_t D, int64_t H, int64_t R);  // ... and for backward
   void (*pack_forward)(const Weights<T>&, T* packed);

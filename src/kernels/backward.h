@@ -66,7 +66,7 @@ class BackwardChunk {
   // What one row of a step reads and writes.
   struct Row {
     const T *gates, *cells, *c_past, *hidden, *h_past, *dy;
-    T *dh, *dc, *d_inner, *da, *inner;
+    T *dh, *dc, *d_inner, *da, *inner, *dcells;
   };
 
   const Backward<T>& f;
@@ -166,6 +166,7 @@ class BackwardChunk {
         if (Cell::cell_state) c_past[slot] = f.c0 ? f.c0 + b * H : zeros;
       }
     }
+    if (f.dhidden) put_hidden_gradients(active);
     if constexpr (Cell::projected) unproject(active);
     for (int64_t r = 0; r < active; ++r) {
       const int64_t slot = slots + r, kept = tape_row[slot];
@@ -179,7 +180,8 @@ class BackwardChunk {
                    dc + r * HP,
                    d_inner + r * HP,
                    da + slot * S,
-                   inner + slot * HP};
+                   inner + slot * HP,
+                   f.dcells ? f.dcells + kept * H : nullptr};
       int64_t p = 0;
       for (; p + 2 <= P; p += 2) gate_gradients<2>(of, p);
       if (p < P) gate_gradients<1>(of, p);
@@ -254,13 +256,25 @@ class BackwardChunk {
       const int64_t unit = (p0 + m) * L;
       T* gathered = of.da + (p0 + m) * (capacity * S);
       for (int g = 0; g < SLOTS; ++g) store(gathered + g * L, cell.da[g][m]);
-      if constexpr (Cell::cell_state) store(of.dc + unit, cell.carried[m]);
+      if constexpr (Cell::cell_state) {
+        store(of.dc + unit, cell.carried[m]);
+        if (of.dcells) store(of.dcells + unit, cell.dc[m], int(std::min<int64_t>(L, units - unit)));
+      }
       if constexpr (dh_in_parts) store(of.dh + unit, cell.carried[m]);
       if constexpr (Cell::projected || Cell::reset_before) store(of.inner + unit, cell.inner[m]);
     }
   }
 
   const T* peephole(int64_t p) const { return f.packed + at.diagonals + p * Cell::diagonals * L; }
+
+  // What reaches h_t: from the outputs, and from the step after.
+  void put_hidden_gradients(int64_t active) const {
+    for (int64_t r = 0; r < active; ++r)
+      for (int64_t unit = 0; unit < R; unit += L) {
+        const int lanes = int(std::min<int64_t>(L, R - unit));
+        store(f.dhidden + tape_row[slots + r] * R + unit, upstream(r, unit, lanes), lanes);
+      }
+  }
 
   // The gate gradients of the input side, in the order of the parameters.
   void put_gate_gradients(int64_t active) const {

@@ -95,6 +95,7 @@ class BoundLayer {
       : layer_(layer), D_(D), H_(H), R_(R) {}
 
   int tape_gates() const { return layer_.tape_gates; }
+  int gates() const { return layer_.gates; }
   int64_t forward_size() const { return layer_.forward_size(D_, H_, R_); }
   int64_t backward_size() const { return layer_.backward_size(D_, H_, R_); }
 
@@ -135,7 +136,8 @@ class BoundLayer {
                 int64_t ldx, Address h0, Address c0, Address hidden, int64_t ldhidden, Address gates,
                 Address cells, Address dy, int64_t lddy, Address dhT, Address dcT, Address dx, int64_t lddx,
                 bool add_dx, Address dW, Address dU, Address db_ih, Address db_hh, Address dpeephole,
-                Address dprojection, Address dh0, Address dc0, Address dgates, int threads) const {
+                Address dprojection, Address dh0, Address dc0, Address dgates, Address dhidden,
+                Address dcells, int threads) const {
     timelike::Backward<T> f{};
     f.rows = rows.walk(begin, end, reverse);
     f.D = D_, f.H = H_, f.R = R_;
@@ -150,7 +152,7 @@ class BoundLayer {
     f.dW = at<T>(dW), f.dU = at<T>(dU), f.db_ih = at<T>(db_ih), f.db_hh = at<T>(db_hh);
     f.dpeephole = at<T>(dpeephole), f.dprojection = at<T>(dprojection);
     f.dh0 = at<T>(dh0), f.dc0 = at<T>(dc0);
-    f.dgates = at<T>(dgates);
+    f.dgates = at<T>(dgates), f.dhidden = at<T>(dhidden), f.dcells = at<T>(dcells);
     f.threads = threads;
     layer_.backward(f);
   }
@@ -250,7 +252,7 @@ class HeldWeights {
 
 // A layer over a batch of tensors, in all its directions; what each tensor is, and its shape, is written in
 // timelike/layercalls.py, which made or checked it. `tape` holds per direction the gates of all rows and then
-// their cells.
+// their cells; `record` the gradients of all rows' gates, then hidden states, then cells.
 template <class T>
 class TensorCalls {
  public:
@@ -263,7 +265,11 @@ class TensorCalls {
         c_(rows.rows.count * layer.units()),
         gates_(n_rows * layer.tape_gates() * layer.units()),
         tape_(gates_ + (cell_state ? n_rows * layer.units() : 0)),
-        ldy_(directions * layer.hidden()) {}
+        ldy_(directions * layer.hidden()),
+        dhidden_(n_rows * layer.gates() * layer.units()),
+        dcells_(dhidden_ + n_rows * layer.hidden()),
+        record_(dcells_ + (cell_state ? n_rows * layer.units() : 0)),
+        cell_state_(cell_state) {}
 
   void forward(int direction, Address packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
                Address hT, Address cT, Address tape, int threads) const {
@@ -274,19 +280,22 @@ class TensorCalls {
   }
   void backward(int direction, Address packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
                 Address tape, Address dy, int64_t lddy, Address dhT, Address dcT, Address dx,
-                const Address* gradients, Address dh0, Address dc0, int threads) const {
+                const Address* gradients, Address dh0, Address dc0, Address record, int threads) const {
     const int64_t k = direction;
     layer_.backward(rows_, 0, steps_, k == 1, packed, x, ldx, go(h0, k * h_), go(c0, k * c_),
                     go(y, k * layer_.hidden()), ldy_, go(tape, k * tape_), go(tape, k * tape_ + gates_),
                     go(dy, k * layer_.hidden()), lddy, go(dhT, k * h_), go(dcT, k * c_), dx, layer_.inputs(),
                     k == 1, gradients[0], gradients[1], gradients[2], gradients[3], gradients[4],
-                    gradients[5], go(dh0, k * h_), go(dc0, k * c_), 0, threads);
+                    gradients[5], go(dh0, k * h_), go(dc0, k * c_), go(record, k * record_),
+                    go(record, k * record_ + dhidden_), cell_state_ ? go(record, k * record_ + dcells_) : 0,
+                    threads);
   }
 
  private:
   const BoundLayer<T>& layer_;
   const RowsArgument& rows_;
-  const int64_t steps_, h_, c_, gates_, tape_, ldy_;
+  const int64_t steps_, h_, c_, gates_, tape_, ldy_, dhidden_, dcells_, record_;
+  const bool cell_state_;
 
   static Address go(Address address, int64_t numbers) {
     return address ? address + Address(numbers) * sizeof(T) : 0;
@@ -312,7 +321,7 @@ void run_backward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t 
                   HeldWeights<T>& held, bool cell_state, nb::handle x, int64_t ldx, nb::handle h0,
                   nb::handle c0, nb::handle y, nb::handle tape, nb::handle dy, int64_t lddy, nb::handle dhT,
                   nb::handle dcT, nb::handle dx, nb::list gradients, nb::handle dh0, nb::handle dc0,
-                  int threads) {
+                  nb::handle record, int threads) {
   const std::vector<int>& slots = held.slots();
   const int directions = int(held.forward().size());
   const size_t n = gradients.size() / size_t(directions);
@@ -324,12 +333,12 @@ void run_backward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t 
   const Address at_x = address_of(x), at_h0 = address_of(h0), at_c0 = address_of(c0), at_y = address_of(y),
                 at_tape = address_of(tape), at_dy = address_of(dy), at_dhT = address_of(dhT),
                 at_dcT = address_of(dcT), at_dx = address_of(dx), at_dh0 = address_of(dh0),
-                at_dc0 = address_of(dc0);
+                at_dc0 = address_of(dc0), at_record = address_of(record);
   const nb::gil_scoped_release released;
   const std::vector<Address>& packed = held.backward();
   for (int k = 0; k < directions; ++k)
     calls.backward(k, packed[size_t(k)], at_x, ldx, at_h0, at_c0, at_y, at_tape, at_dy, lddy, at_dhT, at_dcT,
-                   at_dx, d.data() + k * kParameters, at_dh0, at_dc0, threads);
+                   at_dx, d.data() + k * kParameters, at_dh0, at_dc0, at_record, threads);
 }
 
 template <class T>
@@ -352,7 +361,7 @@ void bind_layer(nb::module_& m, const char* name, const char* name_of_weights) {
            nb::arg("held"), nb::arg("cell_state"), nb::arg("x"), nb::arg("ldx"), nb::arg("h0").none(),
            nb::arg("c0").none(), nb::arg("y"), nb::arg("tape").none(), nb::arg("dy").none(), nb::arg("lddy"),
            nb::arg("dhT").none(), nb::arg("dcT").none(), nb::arg("dx").none(), nb::arg("gradients"),
-           nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("threads"));
+           nb::arg("dh0").none(), nb::arg("dc0").none(), nb::arg("record").none(), nb::arg("threads"));
   nb::class_<Held>(m, name_of_weights)
       .def(nb::init<const Bound&, const std::vector<Address>&, const std::vector<size_t>&,
                     const std::vector<int>&, int>(),

@@ -10,6 +10,7 @@ namespace TIMELIKE_ISA {
 template <class Cell, class T>
 constexpr Layer<T> layer() {
   return {Cell::name,
+          Cell::gates,
           Cell::tape_gates,
           forward_size<Cell, T>,
           backward_size<Cell, T>,

@@ -4,6 +4,7 @@
 
 - `timelike.nn` -- layers for PyTorch, drop-in for `torch.nn`'s;
 - `timelike.set_num_threads` -- how many threads they may use;
+- `timelike.trace` -- every gate, state and gradient at every step; `timelike.inspect` -- what they tell;
 - `timelike.kernels` -- the same layers on NumPy arrays, without PyTorch;
 - `timelike.runtime` -- inference: weights packed once, whole batches or one step at a time;
 - `timelike.Sequences` -- a ragged batch of sequences;
@@ -14,7 +15,20 @@
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from timelike.sequences import Sequences
 from timelike.threads import get_num_threads, set_num_threads
 
-__all__ = ["Sequences", "__version__", "get_num_threads", "set_num_threads"]
+if TYPE_CHECKING:
+    from timelike.inspect import trace
+
+__all__ = ["Sequences", "__version__", "get_num_threads", "set_num_threads", "trace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "trace":
+        raise AttributeError(f"module 'timelike' has no attribute {name!r}")
+    from timelike.inspect import trace  # not before it is asked for: it needs PyTorch
+
+    return trace

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from timelike import layercalls, segments
+from timelike import layercalls, recording, segments
 from timelike.composition import composition
 from timelike.kernels import Rows
 from timelike.layercalls import dense
@@ -67,6 +67,8 @@ def layer(
         For a tensor of another type, device or shape than the weights and rows ask for.
     """
     x, h0, c0 = checked(held, rows, x, h0, c0)
+    if (kept := recording.records.get()) is not None:
+        return recording.layer(kept, held, rows, x, h0, c0, weights)
     # Tangents of forward mode live on tensors that require no gradient: Function sees them, and refuses.
     if (
         torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *weights)

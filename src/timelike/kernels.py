@@ -589,6 +589,8 @@ def backward(
     dh0: Buffer | None = None,
     dc0: Buffer | None = None,
     dgates: Buffer | None = None,
+    dhidden: Buffer | None = None,
+    dcells: Buffer | None = None,
     reverse: bool = False,
     begin: int = 0,
     end: int | None = None,
@@ -621,6 +623,10 @@ def backward(
         Get the gradients of the initial states.
     dgates : buffer, shape (N', G H), optional
         Gets the gradient of every gate before its activation, at every step; for a GRU that beside ``W x``.
+    dhidden : buffer, shape (N', R), optional
+        Gets the gradient of the hidden state at every step, by all paths.
+    dcells : buffer, shape (N', H), optional
+        Likewise of the cell state: through the hidden state of its step, and all that follows.
 
     Raises
     ------
@@ -637,7 +643,7 @@ def backward(
         needed["dprojection"] = dprojection
     if len({d is None for d in needed.values()}) > 1 or (dW is None and not db_ih is db_hh is None):
         raise ValueError(f"{', '.join(needed)} are given together or not at all, and db_ih, db_hh with them")
-    _refuse_cells(weights, c0=c0, dcT=dcT, dc0=dc0, cells=cells)
+    _refuse_cells(weights, c0=c0, dcT=dcT, dc0=dc0, cells=cells, dcells=dcells)
     if weights.has_cell_state and cells is None:
         raise ValueError(f"{weights.cell}: backward needs the cells that forward wrote")
     if weights.n_tape_gates and gates is None:
@@ -669,6 +675,8 @@ def backward(
         _address("dh0", dh0, t, B, R, out=True),
         _address("dc0", dc0, t, B, H, out=True),
         _address("dgates", dgates, t, K, GH, out=True),
+        _address("dhidden", dhidden, t, K, R, out=True),
+        _address("dcells", dcells, t, K, H, out=True),
         threads,
     )
 
@@ -732,8 +740,9 @@ class LayerOutput:
 class Gradients:
     """Gradients of a layer over a ragged batch; ``dx`` has the shape of ``x``, and so on.
 
-    ``dgates`` [N, G H] is that of each gate before its activation, for a GRU that beside ``W x``. None for
-    what the cell does not have.
+    ``dgates`` [N, G H] is that of each gate before its activation, for a GRU that beside ``W x``; ``dhidden``
+    [N, R] and ``dcells`` [N, H] are those of the states at every step, by all paths. None for what the cell
+    does not have.
     """
 
     dx: np.ndarray
@@ -746,6 +755,8 @@ class Gradients:
     dh0: np.ndarray
     dc0: np.ndarray | None
     dgates: np.ndarray
+    dhidden: np.ndarray
+    dcells: np.ndarray | None
 
 
 def run(
@@ -869,6 +880,8 @@ def run_backward(
         "dh0": (B, R),
         "dc0": (B, H) if w.has_cell_state else None,
         "dgates": (N, GH),
+        "dhidden": (N, R),
+        "dcells": (N, H) if w.has_cell_state else None,
     }
     gradients: dict[str, Any] = {
         name: None if shape is None else np.empty(shape, w.dtype) for name, shape in shapes.items()

@@ -83,8 +83,13 @@ def backward(
     h0: Tensor | None,
     c0: Tensor | None,
     *weights: Tensor,
+    record: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``x, h0, c0, *weights``, of those that `needs` names."""
+    """Gradients of ``x, h0, c0, *weights``, of those that `needs` names.
+
+    A `record` gets, per direction, those of the gates before their activation [N, G H], of the hidden states
+    [N, R] and, where there are any, of the cell states [N, H].
+    """
     if dy is None and dhT is None and dcT is None:
         return (None,) * len(needs)
     w = held.layout
@@ -101,7 +106,7 @@ def backward(
     w.native.run_backward(
         rows.native, rows.n_rows, len(rows.step), held.native, w.has_cell_state, x, row_distance(x), h0, c0,
         y, tape, dy, 0 if dy is None else row_distance(dy), dhT, dcT, dx, d_weights, dh0, dc0,
-        get_num_threads(),
+        record, get_num_threads(),
     )  # fmt: skip
     return dx, dh0, dc0, *d_weights
 

@@ -47,6 +47,8 @@ class Layout:
         Bytes of each.
     tape_gates, tape : int
         Numbers per row on the tape: gate values, A H; all, with the cell states where there are any.
+    record : int
+        Numbers per row of a record of gradients: of gates, hidden states and cell states.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class Layout:
         "n_weights",
         "names",
         "native",
+        "record",
         "shapes",
         "sizes",
         "slots",
@@ -102,6 +105,7 @@ class Layout:
         self.native: Any = native_layer(cell, str(dtype).removeprefix("torch."), isa(), *sizes)
         self.tape_gates = self.native.tape_gates * self.units
         self.tape = self.tape_gates + (self.units if kind.has_cell_state else 0)
+        self.record = rows + self.state_size + (self.units if kind.has_cell_state else 0)
 
 
 _layout = lru_cache(maxsize=256)(Layout)

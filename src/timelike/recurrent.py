@@ -115,6 +115,11 @@ class Recurrent(nn.Module):
         """Do nothing: these layers pack their weights by themselves. There so that callers need not ask."""
 
     @property
+    def held(self) -> tuple[LayerWeights | None, ...]:
+        """Weights of each layer as they were packed last; None before the first call."""
+        return tuple(self._held)
+
+    @property
     def all_weights(self) -> list[list[Tensor]]:
         """Parameters of each layer and direction, as in `torch.nn`."""
         return [[getattr(self, name) for name in names] for names in self._all_weights]

@@ -115,7 +115,7 @@ def backward(
                 ring.native, begin, end, d == 1, packed[d], at(x), ldx, h, c, at(hidden), R, at(tape), cells,
                 at(dy, d * ys), lddy, dh, dc, at(dx), w.input_size, d == 1,
                 *[0 if slot < 0 else at(part[slot]) for slot in w.slots],
-                dh_in, dc_in, 0, threads,
+                dh_in, dc_in, 0, 0, 0, threads,
             )  # fmt: skip
             if part is total:  # the kernels overwrite: what comes next is added
                 part = [None if g is None else g.new_empty(*g.shape) for g in total]

@@ -139,7 +139,8 @@ void run_layer(const Layer<T>& layer, const Sizes& size, FILE* from, FILE* to) {
   auto dx = nan<T>(N * D), dW = nan<T>(GH * D), dU = nan<T>(GH * R);
   auto db_ih = nan<T>(int64_t(b_ih.size())), db_hh = nan<T>(int64_t(b_hh.size()));
   auto dpeephole = nan<T>(int64_t(peephole.size())), dprojection = nan<T>(int64_t(projection.size()));
-  auto dh0 = nan<T>(B * R), dc0 = nan<T>(B * cells), dgates = nan<T>(N * GH);
+  auto dh0 = nan<T>(B * R), dc0 = nan<T>(B * cells);
+  auto dgates = nan<T>(N * GH), dhidden = nan<T>(N * R), dcells = nan<T>(N * cells);
   Backward<T> b{};
   b.rows = rows, b.D = D, b.H = H, b.R = R, b.packed = backward.data, b.x = x.data(), b.ldx = D;
   b.h0 = given(h0), b.c0 = given(c0), b.hidden = y.data(), b.ldhidden = R;
@@ -147,11 +148,12 @@ void run_layer(const Layer<T>& layer, const Sizes& size, FILE* from, FILE* to) {
   b.dhT = given(dhT), b.dcT = given(dcT), b.dx = given(dx), b.lddx = D, b.dW = dW.data(), b.dU = dU.data();
   b.db_ih = given(db_ih), b.db_hh = given(db_hh), b.dpeephole = given(dpeephole);
   b.dprojection = given(dprojection), b.dh0 = dh0.data(), b.dc0 = given(dc0), b.dgates = given(dgates);
+  b.dhidden = given(dhidden), b.dcells = given(dcells);
   b.threads = 1;
   layer.backward(b);
 
   for (const auto* array : {&y, &hT, &cT, &gates, &tape_cells, &dx, &dW, &dU, &db_ih, &db_hh, &dpeephole,
-                            &dprojection, &dh0, &dc0, &dgates})
+                            &dprojection, &dh0, &dc0, &dgates, &dhidden, &dcells})
     write_array(to, *array);
 }
 

@@ -44,6 +44,7 @@ struct BackwardStep {
   Vec<T> now[M];                // c_t, or h_t
   Vec<T> dh[M];                 // of h_t, all paths
   Vec<T> carried[M];          // dc on its way from t+1 to t-1; or the part of dh_{t-1} that takes no product
+  Vec<T> dc[M];               // of c_t, all paths
   Vec<T> da[Cell::slots][M];  // of the slots
   Vec<T> inner[M];            // of a projection: m; of reset-before: r h_{t-1}
   Vec<T> diagonal[Cell::diagonals ? Cell::diagonals : 1][M];

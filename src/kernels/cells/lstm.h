@@ -36,7 +36,7 @@ struct LSTMGates : PlainCell {
     tanh<T, M>(tanh_c);
     for (int m = 0; m < M; ++m) {
       const Vec<T> dh_o = s.dh[m] * o[m];
-      const Vec<T> dc = fma(-dh_o * tanh_c[m], tanh_c[m], dh_o + s.carried[m]);
+      const Vec<T> dc = s.dc[m] = fma(-dh_o * tanh_c[m], tanh_c[m], dh_o + s.carried[m]);
       s.da[0][m] = dc * g[m] * (i[m] * (one - i[m]));
       s.da[1][m] = dc * s.past[m] * (f[m] * (one - f[m]));
       s.da[2][m] = dc * i[m] * fma(-g[m], g[m], one);
@@ -88,7 +88,7 @@ struct LSTMPeephole : LSTMGates<LSTMPeephole> {
     for (int m = 0; m < M; ++m) {
       const Vec<T> dh_o = s.dh[m] * o[m];
       s.da[3][m] = s.dh[m] * tanh_c[m] * (o[m] * (one - o[m]));
-      const Vec<T> dc =
+      const Vec<T> dc = s.dc[m] =
           fma(s.diagonal[2][m], s.da[3][m], fma(-dh_o * tanh_c[m], tanh_c[m], dh_o + s.carried[m]));
       s.da[0][m] = dc * g[m] * (i[m] * (one - i[m]));
       s.da[1][m] = dc * s.past[m] * (f[m] * (one - f[m]));
@@ -124,7 +124,7 @@ struct LSTMCoupled : PlainCell {
     tanh<T, M>(tanh_c);
     for (int m = 0; m < M; ++m) {
       const Vec<T> dh_o = s.dh[m] * o[m];
-      const Vec<T> dc = fma(-dh_o * tanh_c[m], tanh_c[m], dh_o + s.carried[m]);
+      const Vec<T> dc = s.dc[m] = fma(-dh_o * tanh_c[m], tanh_c[m], dh_o + s.carried[m]);
       s.da[0][m] = dc * (g[m] - s.past[m]) * (i[m] * (one - i[m]));
       s.da[1][m] = dc * i[m] * fma(-g[m], g[m], one);
       s.da[2][m] = s.dh[m] * tanh_c[m] * (o[m] * (one - o[m]));
