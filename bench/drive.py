@@ -43,6 +43,8 @@ PEERS = {
     "ours": _Peer("timelike", ("timelike", "torch")),
     "session": _Peer("timelike, prepared", ("timelike",)),
     "empty": _Peer("an empty layer", ("timelike", "torch")),
+    "traced": _Peer("timelike, traced", ("timelike", "torch", "pydantic")),
+    "derived": _Peer("timelike, all derived", ("timelike", "torch", "pydantic")),
     "pytorch": _Peer("torch", ("torch",)),
     "jax": _Peer("JAX", ("jax",)),
     "keras": _Peer("TensorFlow", ("tensorflow", "keras")),

@@ -18,7 +18,7 @@ from bench.cases import GRID, Case, Size, arrays, operations
 from bench.drive import PEERS, ROOT, Contender, Driver, Entry, Failure, Timing
 from bench.epochs import Epoch
 from bench.markdown import figure, geometric_mean, ratio, table
-from bench.peers import empty, ours, pytorch
+from bench.peers import empty, ours, pytorch, traced
 from bench.plot import draw
 from bench.report import document, write
 from bench.tables import TABLES
@@ -131,6 +131,17 @@ def test_an_epoch_of_ours_has_the_losses_of_the_usual_loop() -> None:
             assert len(results["losses"]) == 5
             exact.check(peer, EPOCH, results)
             job.call()
+
+
+def test_a_traced_layer_computes_what_the_layer_computes() -> None:
+    case = Case("training", Size(3, 5, 4, 6))
+    plain, recorded = (kind.peer(1).prepare(case, "") for kind in (ours, traced))
+    expected, found = plain.results(), recorded.results()
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    (layer,) = recorded.call()
+    np.testing.assert_array_equal(layer.dweights["W"], expected["dW"])
 
 
 @pytest.mark.parametrize("cell", CELLS[:5])
@@ -254,6 +265,7 @@ def made_up() -> dict[str, Any]:
             "batches": [row(Size(B, 30, 16, 32), ours=B * 1e-6) for B in (1, 4, 16, 64)],
         },
         "epoch": {"rows": [row(GRID[0], fit=0.1, loop=0.5, keras_fit=0.3) | {"events": 10_000}]},
+        "tracing": {"rows": [row(GRID[0], ours=1e-3, traced=1.5e-3, derived=2.5e-3) | {"cell": "gru"}]},
     }
     return {
         "date": "2020-01-01",
@@ -281,6 +293,7 @@ def test_the_page_shows_times_ratios_and_means() -> None:
     assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes", "-"] in cells
     assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes", "-"] in cells
     assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no", "-"] in cells
+    assert ["GRU", "100, 10, 30, 10", "1.00", "1.50", "1.50", "2.50", "2.50"] in cells
     # 84,000 bytes more for 300 steps more of 10 units: 7 numbers, of which y is one and dx another
     assert ["memory per row and unit in training, worst row", "<= 5.00 numbers", "5.00", "yes", "-"] in cells
     assert ["the same with recompute", "<= 2.00 numbers", "-", "-", "-"] in cells

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from timelike.recording import Record, recording
 from timelike.recurrent import Recurrent
 from timelike.sequences import Sequences
 
-__all__ = ["LayerTrace", "Trace", "trace"]
+__all__ = ["LayerTrace", "Trace", "layer_traces", "trace"]
 
 Array = npt.NDArray[Any]
 Loss = Callable[[Any], Tensor]
@@ -654,12 +654,25 @@ def _layers(module: nn.Module, kept: Sequence[Record]) -> tuple[LayerTrace, ...]
                 names[id(held)] = label
     found = []
     for record in kept:
-        found += _directions(names.get(id(record.held), ""), record)
+        found += layer_traces(names.get(id(record.held), ""), record)
     return tuple(found)
 
 
-def _directions(name: str, record: Record) -> list[LayerTrace]:
-    """Make readable what a layer left: its directions, rows in the order of a ragged batch."""
+def layer_traces(name: str, record: Record) -> list[LayerTrace]:
+    """Make readable what a layer left, forward and backward.
+
+    Parameters
+    ----------
+    name : str
+        What the layer is called.
+    record : Record
+        After backward.
+
+    Returns
+    -------
+    list of LayerTrace
+        One for each direction, rows in the order of a ragged batch.
+    """
     layout, rows = record.held.layout, record.rows
     kind, N, B = CELLS[layout.cell], rows.n_rows, rows.n_sequences
     D, H, R, GH = layout.input_size, layout.units, layout.state_size, layout.shapes[0][0]
@@ -722,14 +735,16 @@ def _weights(slots: Sequence[int], weights: Sequence[Tensor]) -> dict[str, Array
     return {name: weights[slot].numpy() for name, slot in zip(names, slots, strict=True) if slot >= 0}
 
 
+@lru_cache(maxsize=16)  # layers and training steps see the same few rows again and again
 def _order(rows: Rows) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64]]:
     """Where the rows of a ragged batch lie, None where they lie in that order, and its offsets."""
     lengths = rows.lengths
     offsets = offsets_of(lengths)
+    ragged_start = rows.complete and rows.index is None and np.array_equal(rows.start, offsets[:-1])
+    if ragged_start and np.array_equal(rows.step, np.arange(len(rows.step))):
+        return None, offsets
     step = gather(np.zeros_like(lengths), lengths)[0]
     index = np.repeat(rows.start, lengths) + rows.step[step]
     if rows.index is not None:
         index = rows.index[index]
-    if len(index) == rows.n_rows and (index == np.arange(len(index))).all():
-        return None, offsets
     return index, offsets

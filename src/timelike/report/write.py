@@ -17,7 +17,7 @@ from timelike.canvas import render
 from timelike.errors import ConfigError
 from timelike.files import replacing
 from timelike.predictions import Predictions
-from timelike.report.page import inline_svg, render_page
+from timelike.report.page import Section, inline_svg, render_page
 from timelike.report.sections import SECTIONS, Run, headline
 
 __all__ = ["write_report"]
@@ -33,6 +33,7 @@ def write_report(
     history: Sequence[Mapping[str, Any]] = (),
     config_text: str = "",
     summary: Mapping[str, Any] | None = None,
+    more: Sequence[Section] = (),
 ) -> Path:
     """Write numbers, figures and the page that shows them into a run's folder.
 
@@ -59,6 +60,8 @@ def write_report(
     summary : mapping, optional
         Facts about the run, shown in this order. Used by name where they are there: ``network``,
         ``n_parameters``, ``n_train``, ``seconds``, ``best_epoch``.
+    more : sequence of Section
+        Sections of the caller's own; they stand before the last, which says how to make the run again.
 
     Returns
     -------
@@ -83,7 +86,8 @@ def write_report(
         config_text=config_text,
         summary=dict(summary or {}),
     )
-    sections = [section for make in SECTIONS if (section := make(run)) is not None]
+    own = [section for make in SECTIONS if (section := make(run)) is not None]
+    sections = [*own[:-1], *more, *own[-1:]]
     figures = [figure for section in sections for figure in section.figures]
     drawn = {figure.name: render(figure.axes, "svg", "png", "pdf") for figure in figures}
     page = render_page(
