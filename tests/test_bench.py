@@ -387,7 +387,7 @@ def test_numbers_can_be_shown_again(tmp_path: Path, capsys: pytest.CaptureFixtur
     main(["--load", str(path)])
     out = capsys.readouterr().out
     assert "## Training step" in out
-    assert out.rstrip().splitlines()[-1].startswith("| training epoch, against Keras")
+    assert out.rstrip().splitlines()[-1].startswith("| tracing a batch, worst row")
 
 
 def test_every_peer_is_a_module() -> None:

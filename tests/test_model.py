@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
+import timelike
 from timelike import model as model_module
 from timelike.config import DataConfig, NetworkConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms
-from timelike.errors import DataError, ModelFileError
+from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.model import Model, Network, load_model, logits, pool, predict, ragged, save_model
 from timelike.modelfile import expected_shapes
 from timelike.nn import Ragged
@@ -287,3 +288,45 @@ def test_a_header_that_contradicts_itself_is_refused(
     assert str(caught.value).startswith(f"{path}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# -- traces -------------------------------------------------------------------------------------------------
+
+
+def labelled(n: int = 30) -> Sequences:
+    plain = sequences(n)
+    return Sequences(plain.values, plain.offsets, names=plain.names, labels=np.arange(n) % 3)
+
+
+@by_network
+def test_a_trace_has_the_gradients_of_the_loss_and_the_predictions(config: NetworkConfig) -> None:
+    trained, events = model(config), labelled()
+    trained.network.train()  # dropout would be seen
+    trace = timelike.trace(trained, events)
+    assert trained.network.training
+    np.testing.assert_array_equal(trace.output, predict(trained, events))
+    own = trace.output[np.arange(len(events)), events.labels]
+    np.testing.assert_allclose(trace.loss, -np.log(own).sum(), rtol=1e-12)
+    assert trace.names == ("pt", "eta")
+    trained.network.eval()
+    scores = trained.network(ragged(trained.transforms.apply(events), torch.float64))
+    torch.nn.functional.cross_entropy(scores, torch.from_numpy(events.labels), reduction="sum").backward()
+    for index, layer in enumerate(trained.network.recurrent):
+        gradients = dict(layer.named_parameters())
+        found = trace[f"recurrent.{index}"].dweights
+        np.testing.assert_allclose(found["W"], gradients["weight_ih_l0"].grad.numpy(), rtol=0, atol=1e-12)
+
+
+def test_a_trace_of_a_class_is_of_its_logits() -> None:
+    trained, events = model(), sequences()
+    trace = timelike.trace(trained, events, loss="b")
+    scores = logits(trained.network, trained.transforms.apply(events))
+    np.testing.assert_allclose(trace.loss, scores[:, 1].sum().item(), rtol=1e-12)
+    of_signal = timelike.trace(trained, events)  # without labels
+    np.testing.assert_allclose(
+        of_signal.loss, scores[:, trained.class_names.index(trained.signal)].sum().item(), rtol=1e-12
+    )
+    with pytest.raises(ConfigError, match="loss 'd': there is no such class; .*a"):
+        timelike.trace(trained, events, loss="d")
+    with pytest.raises(ConfigError, match="a model is traced over Sequences, got list"):
+        timelike.trace(trained, [1.0])
