@@ -326,7 +326,7 @@ def test_a_trace_of_a_class_is_of_its_logits() -> None:
     np.testing.assert_allclose(
         of_signal.loss, scores[:, trained.class_names.index(trained.signal)].sum().item(), rtol=1e-12
     )
-    with pytest.raises(ConfigError, match="loss 'd': there is no such class; .*a"):
+    with pytest.raises(ConfigError, match=r"loss 'd': there is no such class; .*a"):
         timelike.trace(trained, events, loss="d")
     with pytest.raises(ConfigError, match="a model is traced over Sequences, got list"):
         timelike.trace(trained, [1.0])

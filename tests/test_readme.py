@@ -54,7 +54,14 @@ def test_the_code_of_the_page_on_inference_runs(tmp_path, monkeypatch):
 
 
 def test_the_links_of_the_pages_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "docs/equations.md", "docs/inference.md", "docs/layers.md"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/equations.md",
+        "docs/inference.md",
+        "docs/layers.md",
+        "docs/memory.md",
+    ):
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
