@@ -305,9 +305,10 @@ void forward(const Forward<T>& f) {
   Batch batch(f.rows);
   const double work = double(batch.steps()) * double(f.H) * double(Cell::slots * (f.D + f.R) + 100);
   const int threads = worthwhile_threads(f.threads, work);
-  // No sequence's result depends on where the batch is cut: finely enough that a thread that wakes late does
-  // less.
-  batch.cut(threads > 1 ? std::max<int64_t>(threads, std::min<int64_t>(4 * threads, f.rows.count / 8)) : 1);
+  // No sequence's result depends on where the batch is cut: as many chunks for each thread, and no more than
+  // need be. At every step a chunk reads all weights, which few rows do not pay for.
+  const int64_t least = (f.rows.count + kChunk - 1) / kChunk;
+  batch.cut((least + threads - 1) / threads * threads);
   run_tasks(batch.chunks, threads, [&](int64_t k) {
     static thread_local Workspace workspace;
     ForwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k), workspace)
