@@ -1,10 +1,52 @@
-"""Look inside: gates, gate gradients, where the memory ends, and what the network looks at.
+"""Look inside: gates, gate gradients, where the memory ends, and what stands in its way.
 
-- `trace` gives every value and every gradient of every step, as the kernels computed them.
+- `trace` gives every value and every gradient of every step, as the kernels computed them;
+- `gradient_flow`, `memory`, `jacobians`, `saturation` say how far back the gradient reaches;
+- `diagnose` says in plain words what is wrong, what to do about it, and by which numbers.
 
 Every figure is a function ``plot_x(what, ax=None) -> ax``, in `timelike.inspect.figures`.
 """
 
+from timelike.inspect.attribution import Attribution, gradient_times_input, integrated_gradients
+from timelike.inspect.diagnosis import Diagnosis, Finding, diagnose
+from timelike.inspect.flow import (
+    GradientFlow,
+    Memory,
+    Saturation,
+    gradient_flow,
+    jacobians,
+    largest_singular_values,
+    memory,
+    saturation,
+)
+from timelike.inspect.importance import (
+    Occlusion,
+    PermutationImportance,
+    occlusion,
+    permutation_importance,
+)
 from timelike.inspect.traces import LayerTrace, Trace, trace
 
-__all__ = ["LayerTrace", "Trace", "trace"]
+__all__ = [
+    "Attribution",
+    "Diagnosis",
+    "Finding",
+    "GradientFlow",
+    "LayerTrace",
+    "Memory",
+    "Occlusion",
+    "PermutationImportance",
+    "Saturation",
+    "Trace",
+    "diagnose",
+    "gradient_flow",
+    "gradient_times_input",
+    "integrated_gradients",
+    "jacobians",
+    "largest_singular_values",
+    "memory",
+    "occlusion",
+    "permutation_importance",
+    "saturation",
+    "trace",
+]
