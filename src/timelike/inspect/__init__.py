@@ -2,9 +2,14 @@
 
 - `trace` gives every value and every gradient of every step, as the kernels computed them;
 - `gradient_flow`, `memory`, `jacobians`, `saturation` say how far back the gradient reaches;
-- `diagnose` says in plain words what is wrong, what to do about it, and by which numbers.
+- `integrated_gradients`, `gradient_times_input`, `occlusion` say what a score comes from, step by step;
+- `permutation_importance` says which variables it would be worse without;
+- `diagnose` says in plain words what is wrong, what to do about it, and by which numbers;
+- `integrated_gradients`, `gradient_times_input`, `occlusion` and `permutation_importance` say what the
+  network looks at.
 
-Every figure is a function ``plot_x(what, ax=None) -> ax``, in `timelike.inspect.figures`.
+Every figure is a function ``plot_x(what, ax=None) -> ax``, in `timelike.inspect.figures`
+and `timelike.inspect.attribution_figures`.
 """
 
 from timelike.inspect.attribution import Attribution, gradient_times_input, integrated_gradients

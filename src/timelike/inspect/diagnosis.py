@@ -20,7 +20,7 @@ FORGETS = 0.2
 SATURATED = 0.5
 """Share of a gate's values at an end: beyond, most steps give its weights next to no gradient."""
 SELDOM = 0.1
-"""A forget gate that is shut less often than this, else open, remembers: a bias of log T does so (Tallec 2018)."""
+"""A forget gate that is shut less often remembers: a bias of log T opens it so (Tallec 2018)."""
 
 
 @dataclass(frozen=True)
