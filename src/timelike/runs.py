@@ -18,6 +18,8 @@ from timelike import __version__, kernels
 from timelike.config import Config, load_config
 from timelike.errors import ConfigError, DataError
 from timelike.evaluate import Predictions, evaluate
+from timelike.inspect.attribution_sections import attribution_sections
+from timelike.inspect.flow_sections import flow_sections
 from timelike.model import Model, load_model, predict
 from timelike.report import write_report
 from timelike.sequences import Sequences
@@ -89,6 +91,7 @@ def evaluate_run(folder: str | Path) -> Evaluation:
         history=history,
         config_text=(folder / CONFIG).read_text(encoding="utf-8"),
         summary=_summary(config, model, splits),
+        more=[*flow_sections(model, splits["test"]), *attribution_sections(model, splits["test"])],
     )
     return Evaluation(metrics, report)
 

@@ -1,0 +1,22 @@
+"""The report's section on gradient flow."""
+
+from __future__ import annotations
+
+from attribution_cases import events, model
+from timelike.inspect.flow_sections import flow_sections
+from timelike.sequences import Sequences
+
+
+def test_it_says_how_far_the_network_remembers():
+    (section,) = flow_sections(model(), events(40))
+    facts = dict(section.facts)
+    assert "nine tenths of the gradient are gone after" in facts["memory of layer 1"]
+    assert facts["diagnosis"]
+    assert section.figures[0].name == "flow-1"
+    assert "40 events" in section.figures[0].caption
+
+
+def test_without_a_second_step_there_is_nothing_to_say():
+    given = events(40)
+    short = Sequences(given.values[:2], [0, 1, 2], names=given.names)
+    assert flow_sections(model(), short) == []
