@@ -16,6 +16,7 @@ from timelike.inspect.importance import occlusion, permutation_importance
 from timelike.model import predict
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
+from timelike.statistics import bootstrap_weights
 
 EPS = np.finfo(np.float64).eps
 OF = pytest.mark.parametrize("of", ["logit", "probability"])
@@ -357,6 +358,28 @@ def test_the_table_is_sorted():
     assert table[0][0] == found.names[int(np.argmax(found.importance))]
     assert str(found).splitlines()[0].startswith(table[0][0])
     assert "±" in str(found)
+
+
+def test_errors_are_of_the_mean_over_shuffles_in_replicas_of_the_events():
+    given, weights, R = events(60), np.array([1.0, -0.3, 0.2]), 3
+    found = permutation_importance(Linear(*weights), given, n_repeats=R, seed=5, n_bootstrap=20)
+    replicas = np.concatenate(list(bootstrap_weights(given.weights, given.labels, 20, (5, *b"bootstrap"))))[
+        1:
+    ]
+
+    def measured(values):
+        scores = np.array([x.sum() for x in np.split(values @ weights, given.offsets[1:-1])])
+        return np.array([pairs(scores, given.labels, w) for w in replicas])
+
+    whole = measured(given.values)
+    assert found.reference_error == pytest.approx(np.std(whole, ddof=1), rel=1e-9)
+    for d in range(3):
+        rng, lost = np.random.default_rng((5, d)), []
+        for _ in range(R):
+            shuffled = given.values.copy()
+            shuffled[:, d] = shuffled[rng.permutation(len(shuffled)), d]
+            lost.append(whole - measured(shuffled))
+        assert found.error[d] == pytest.approx(np.std(np.mean(lost, axis=0), ddof=1), rel=1e-9)
 
 
 def test_the_uncertainty_is_the_spread_over_samples():
