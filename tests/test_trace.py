@@ -204,6 +204,32 @@ def test_frozen_layers_are_traced_too():
     assert largest(trace["below"].dx) > 0
 
 
+def test_a_trace_stays_what_it_was_when_the_weights_change():
+    layer, x = made("lstm_projected"), batch()
+    trace, again = (timelike.trace(layer, x, loss=Random())[0] for _ in range(2))
+    expected = {name: values.copy() for name, values in again.arrays().items()}
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(1.0)
+    for name, values in trace.arrays().items():  # some of them worked out only now
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_a_layer_that_runs_twice_has_two_names():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = made("rnn_tanh")
+
+        def forward(self, ragged: Ragged) -> torch.Tensor:
+            first = self.layer(ragged)[1]
+            return (first * self.layer(Ragged(ragged.values.flip(0), ragged.offsets))[1]).sum()
+
+    trace = timelike.trace(Twice(), batch(), loss=lambda out: out)
+    assert [layer.name for layer in trace.layers] == ["layer", "layer#2"]
+    assert len(trace.to_numpy()) == 2
+
+
 def test_recompute_is_traced_with_a_tape():
     layer, x = made("lstm", recompute=True), batch()
     plain = made("lstm")

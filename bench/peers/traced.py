@@ -5,7 +5,8 @@ from __future__ import annotations
 from bench.cases import Array, Case
 from bench.peers.ours import Ours
 from bench.worker import Job
-from timelike.inspect.traces import LayerTrace, layer_traces
+from timelike.inspect.layertrace import LayerTrace
+from timelike.inspect.records import layer_traces
 from timelike.recording import recording
 
 

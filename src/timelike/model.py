@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,18 @@ from timelike.modelfile import read_model_file, write_model_file
 from timelike.nn import GRU, LSTM, RNN, Ragged
 from timelike.sequences import Sequences
 
-__all__ = ["Model", "Network", "load_model", "logits", "pool", "predict", "ragged", "save_model"]
+__all__ = [
+    "Model",
+    "Network",
+    "cuts",
+    "evaluating",
+    "load_model",
+    "logits",
+    "pool",
+    "predict",
+    "ragged",
+    "save_model",
+]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -164,20 +176,27 @@ def logits(network: Network, sequences: Sequences) -> Tensor:
         Transformed already, variables in the network's order.
     """
     dtype = next(network.parameters()).dtype
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            parts = [
-                network(ragged(sequences[start:stop], dtype))
-                for start, stop in _cuts(sequences.offsets, _ROWS_AT_ONCE)
-            ]
-    finally:
-        network.train(training)
+    with evaluating(network), torch.no_grad():
+        parts = [
+            network(ragged(sequences[start:stop], dtype))
+            for start, stop in cuts(sequences.offsets, _ROWS_AT_ONCE)
+        ]
     return torch.cat(parts) if parts else torch.empty(0, network.n_classes, dtype=dtype)
 
 
-def _cuts(offsets: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into the mode of inference for a block; each of its parts gets its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def cuts(offsets: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
     """Cut sequences into runs of at most so many rows, of at least one sequence."""
     start, end = 0, len(offsets) - 1
     while start < end:

@@ -82,7 +82,9 @@ def layer(
     """Run a layer as `timelike.autograd.layer` does, with a record of it."""
     anchor = x.new_empty(0, requires_grad=True)
     h0_kept, c0_kept = (None if s is None else s.detach() for s in (h0, c0))
-    record = Record(held, rows, x.detach(), h0_kept, c0_kept, tuple(w.detach() for w in weights), anchor)
+    # Copied: an optimiser changes them in place, and the record is of this run.
+    own = tuple(w.detach().clone() for w in weights)
+    record = Record(held, rows, x.detach(), h0_kept, c0_kept, own, anchor)
     kept.append(record)
     return _RecordedLayer.apply(record, anchor, x, h0, c0, *weights)  # type: ignore[no-untyped-call, no-any-return]
 

@@ -2,11 +2,9 @@
 
 - `trace` gives every value and every gradient of every step, as the kernels computed them;
 - `gradient_flow`, `memory`, `jacobians`, `saturation` say how far back the gradient reaches;
-- `integrated_gradients`, `gradient_times_input`, `occlusion` say what a score comes from, step by step;
-- `permutation_importance` says which variables it would be worse without;
 - `diagnose` says in plain words what is wrong, what to do about it, and by which numbers;
-- `integrated_gradients`, `gradient_times_input`, `occlusion` and `permutation_importance` say what the
-  network looks at.
+- `integrated_gradients`, `gradient_times_input`, `occlusion` say what a score comes from, step by step;
+- `permutation_importance` says which variables the network would be worse without.
 
 Every figure is a function ``plot_x(what, ax=None) -> ax``, in `timelike.inspect.figures`
 and `timelike.inspect.attribution_figures`.
@@ -30,7 +28,8 @@ from timelike.inspect.importance import (
     occlusion,
     permutation_importance,
 )
-from timelike.inspect.traces import LayerTrace, Trace, trace
+from timelike.inspect.layertrace import LayerTrace
+from timelike.inspect.traces import Trace, trace
 
 __all__ = [
     "Attribution",

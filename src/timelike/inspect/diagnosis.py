@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from timelike.inspect.flow import label, memory, saturation
-from timelike.inspect.traces import LayerTrace, Trace
+from timelike.inspect.layertrace import LayerTrace
+from timelike.inspect.traces import Trace
 
 __all__ = ["FORGETS", "GREW", "SATURATED", "SELDOM", "SHORT", "Diagnosis", "Finding", "diagnose"]
 

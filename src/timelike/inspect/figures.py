@@ -9,7 +9,7 @@ import numpy as np
 from timelike.canvas import INK, PALETTE, REST, drawing
 from timelike.errors import ConfigError, nearest
 from timelike.inspect.flow import GradientFlow, Memory
-from timelike.inspect.traces import LayerTrace
+from timelike.inspect.layertrace import LayerTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from timelike import kernels
 from timelike.errors import ConfigError, DataError
-from timelike.inspect.traces import LayerTrace
+from timelike.inspect.layertrace import LayerTrace
 
 __all__ = [
     "GONE",

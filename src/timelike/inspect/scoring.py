@@ -12,8 +12,6 @@ Sizes: ``B`` sequences, ``N`` rows, ``D`` variables, ``C`` classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,31 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from timelike.errors import ConfigError, DataError, nearest
-from timelike.model import Model, _cuts
+from timelike.model import Model, cuts, evaluating
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
 
-__all__ = ["KINDS", "ROWS_AT_ONCE", "Subject", "cuts", "evaluating", "subject_of"]
+__all__ = ["KINDS", "ROWS_AT_ONCE", "Subject", "subject_of"]
 
 Floats = npt.NDArray[np.float64]
 
 KINDS = ("logit", "probability")
 # Rows of a batch forward and backward: enough to keep the kernels busy, a tape of some ten MB.
 ROWS_AT_ONCE = 1 << 14
-
-cuts = _cuts
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into the mode of inference for a block; each of its parts gets its own mode back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @dataclass(frozen=True, eq=False)

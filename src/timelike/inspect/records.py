@@ -1,0 +1,113 @@
+"""From what a layer left in a record to arrays that one can read: `layer_traces`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from timelike.cells import CELLS
+from timelike.inspect.layertrace import LayerTrace
+from timelike.kernels import Rows
+from timelike.ragged import gather, offsets_of
+from timelike.recording import Record
+
+__all__ = ["layer_traces"]
+
+Array = npt.NDArray[Any]
+
+
+def layer_traces(name: str, record: Record) -> list[LayerTrace]:
+    """Make readable what a layer left, forward and backward.
+
+    Parameters
+    ----------
+    name : str
+        What the layer is called.
+    record : Record
+        After backward.
+
+    Returns
+    -------
+    list of LayerTrace
+        One for each direction, rows in the order of a ragged batch.
+    """
+    layout, rows = record.held.layout, record.rows
+    kind, N, B = CELLS[layout.cell], rows.n_rows, rows.n_sequences
+    D, H, R, GH = layout.input_size, layout.units, layout.state_size, layout.shapes[0][0]
+    index, offsets = _order(rows)
+
+    def put(array: Tensor) -> Array:
+        values: Array = array.numpy()
+        return values if index is None else values[index]
+
+    x = put(record.x.reshape(N, D))
+    y = record.y.reshape(N, layout.n_directions * R)
+    found = []
+    for k, direction in enumerate(("forward", "reverse")[: layout.n_directions]):
+        assert record.gradients is not None
+        assert record.dh0 is not None
+        back = record.gradients[k * N * layout.record : (k + 1) * N * layout.record]
+        da, dh = put(back[: N * GH].view(N, GH)), put(back[N * GH : N * (GH + R)].view(N, R))
+        dc = put(back[N * (GH + R) :].view(N, H)) if kind.has_cell_state else None
+        h = put(y[:, k * R : (k + 1) * R])
+        values, inner, c = {"h": h}, None, None
+        if record.tape is not None:
+            tape = record.tape[k * N * layout.tape : (k + 1) * N * layout.tape]
+            gates = put(tape[: N * layout.tape_gates].view(N, layout.tape_gates))
+            blocks = [gates[:, g * H : (g + 1) * H] for g in range(layout.tape_gates // H)]
+            values = dict(zip(kind.gates, blocks, strict=False))
+            inner = blocks[3] if layout.cell == "gru" else None
+            c = put(tape[N * layout.tape_gates :].view(N, H)) if kind.has_cell_state else None
+        own = slice(k * layout.n_weights, (k + 1) * layout.n_weights)
+        h0, c0 = (
+            np.zeros((B, size), x.dtype) if state is None else state[k].numpy()
+            for state, size in ((record.h0, R), (record.c0, H))
+        )
+        found.append(
+            LayerTrace(
+                name=name,
+                direction=direction,
+                cell=layout.cell,
+                offsets=offsets,
+                x=x,
+                h=h,
+                c=c,
+                gates=values,
+                h0=h0,
+                c0=c0 if kind.has_cell_state else None,
+                weights=_weights(layout.slots, record.weights[own]),
+                dh=dh,
+                dc=dc,
+                dgates={g: da[:, j * H : (j + 1) * H] for j, g in enumerate(kind.gates)},
+                dh0=record.dh0[k].numpy(),
+                dc0=None if record.dc0 is None else record.dc0[k].numpy(),
+                dweights=_weights(layout.slots, record.d_weights[own]),
+                inner=inner,
+            )
+        )
+    return found
+
+
+def _weights(slots: Sequence[int], weights: Sequence[Tensor]) -> dict[str, Array]:
+    names = ("W", "U", "b_ih", "b_hh", "peephole", "projection")
+    return {name: weights[slot].numpy() for name, slot in zip(names, slots, strict=True) if slot >= 0}
+
+
+@lru_cache(maxsize=16)  # layers and training steps see the same few rows again and again
+def _order(rows: Rows) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int64]]:
+    """Where the rows of a ragged batch lie, None where they lie in that order, and its offsets."""
+    lengths = rows.lengths
+    offsets = offsets_of(lengths)
+    ragged_start = rows.complete and rows.index is None and np.array_equal(rows.start, offsets[:-1])
+    if ragged_start and np.array_equal(rows.step, np.arange(len(rows.step))):
+        return None, offsets
+    step = gather(np.zeros_like(lengths), lengths)[0]
+    index = np.repeat(rows.start, lengths) + rows.step[step]
+    if rows.index is not None:
+        index = rows.index[index]
+    return index, offsets
