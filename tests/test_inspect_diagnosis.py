@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import timelike
-from timelike.errors import DataError
 from timelike.inspect.diagnosis import diagnose
 from timelike.nn import GRU, LSTM, RNN
 
@@ -71,6 +70,7 @@ def test_saturated_by_huge_weights():
 def test_dead_rectifiers():
     found = [f for f in diagnosed(rnn(0.95, bias=-100.0)).findings if f.kind == "dead"]
     assert [f.evidence for f in found] == [{"units": 4.0}]
+    assert kinds(rnn(0.95, bias=-100.0)) == {"dead"}  # there is no memory to speak of
 
 
 def test_a_gru_is_told_of_its_own_gate():
@@ -82,6 +82,5 @@ def test_a_gru_is_told_of_its_own_gate():
     assert "update gate" in found["vanishing"]
 
 
-def test_not_finite_is_no_diagnosis():
-    with pytest.raises(DataError, match="not finite"):
-        diagnosed(rnn(float("nan")))
+def test_what_is_not_finite_is_said_first():
+    assert kinds(rnn(float("nan"))) == {"overflow"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from timelike.inspect.flow import label, memory, saturation
+from timelike.inspect.flow import is_finite, label, memory, saturation
 from timelike.inspect.layertrace import LayerTrace
 from timelike.inspect.traces import Trace
 
@@ -30,7 +30,7 @@ class Finding:
 
     Attributes
     ----------
-    kind : {"vanishing", "exploding", "forgets", "saturated", "dead"}
+    kind : {"overflow", "vanishing", "exploding", "forgets", "saturated", "dead"}
     layer, text, proposal : str
         Where it is, what it is, and what to do about it.
     evidence : dict of str to float
@@ -79,7 +79,7 @@ def diagnose(trace: Trace) -> Diagnosis:
     Raises
     ------
     DataError
-        If no sequence has a step, or a Jacobian is not finite.
+        If no sequence has a step.
 
     References
     ----------
@@ -91,10 +91,14 @@ def diagnose(trace: Trace) -> Diagnosis:
 
 
 def _of_layer(layer: LayerTrace) -> list[Finding]:
-    name, found = label(layer), []
-    if layer.lengths.max(initial=0) >= 2:
+    name = label(layer)
+    if not is_finite(layer):
+        text = "States, gradients or weights are not finite: from there on all is lost."
+        proposal = "Look for missing inputs; else clip the norm of the gradient and lower the learning rate."
+        return [Finding("overflow", name, text, proposal, {})]
+    gates, found = saturation(layer), []
+    if layer.lengths.max(initial=0) >= 2 and len(gates.dead) < layer.units:  # dead units remember nothing
         found += _of_memory(layer, name)
-    gates = saturation(layer)
     if gates.means.get("f", 1.0) < FORGETS:
         text = f"The forget gate is {gates.means['f']:.3f} in the mean: the cell is emptied at each step."
         proposal = "Start the forget bias at 1, or at log T to remember T steps."

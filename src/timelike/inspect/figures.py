@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from timelike.canvas import INK, PALETTE, REST, drawing
-from timelike.errors import ConfigError, nearest
+from timelike.canvas import INK, PALETTE, drawing
+from timelike.errors import ConfigError, DataError, nearest
 from timelike.inspect.flow import GradientFlow, Memory
 from timelike.inspect.layertrace import LayerTrace
 
@@ -22,23 +22,26 @@ def _map(
     values: dict[str, Any],
     sequence: int,
     gate: str,
-    low: float | None,
+    limits: tuple[float, float] | None,
     name: str,
     ax: Axes | None,
 ) -> Axes:
     if gate not in values:
         raise ConfigError(f"gate {gate!r}: {layer.cell} has no such gate; {nearest(gate, values)}")
     shown = values[gate][layer.rows(sequence)].T
-    top = 1.0 if low is not None else float(np.abs(shown).max(initial=0)) or 1.0
-    bottom = -top if low is None else low
+    if not shown.shape[1]:
+        raise DataError(f"sequence {sequence} has no step: there is nothing to draw")
+    if limits is None:
+        largest = float(np.abs(shown).max()) or 1.0
+        limits = -largest, largest
     with drawing(ax) as ax:
         image = ax.imshow(
             shown,
             aspect="auto",
             interpolation="nearest",
-            cmap="RdBu_r" if bottom < 0 else "viridis",
-            vmin=bottom,
-            vmax=top,
+            cmap="RdBu_r" if limits[0] < 0 else "viridis",
+            vmin=limits[0],
+            vmax=limits[1],
         )
         ax.set_xlabel("Step")
         ax.set_ylabel("Unit")
@@ -52,12 +55,12 @@ def plot_gates(layer: LayerTrace, sequence: int = 0, gate: str = "f", ax: Axes |
     Raises
     ------
     ConfigError, DataError
-        If there is no such gate or sequence.
+        If there is no such gate or sequence, or it has no step.
     """
-    low = -1.0 if gate in "gnh" and layer.cell != "rnn_relu" else 0.0
+    limits = (-1.0, 1.0) if gate in "gnh" else (0.0, 1.0)
     if layer.cell == "rnn_relu":
-        return _map(layer, layer.gates, sequence, gate, None, f"Gate {gate}", ax)
-    return _map(layer, layer.gates, sequence, gate, low, f"Gate {gate}", ax)
+        limits = (0.0, float(layer.h[layer.rows(sequence)].max(initial=0)) or 1.0)
+    return _map(layer, layer.gates, sequence, gate, limits, f"Gate {gate}", ax)
 
 
 def plot_gate_gradients(
@@ -68,22 +71,27 @@ def plot_gate_gradients(
     Raises
     ------
     ConfigError, DataError
-        If there is no such gate or sequence.
+        If there is no such gate or sequence, or it has no step.
     """
-    return _map(layer, layer.dgates, sequence, gate, None, f"Gradient of the argument of {gate}", ax)
+    return _map(layer, layer.dgates, sequence, gate, None, f"dL/da of {gate}", ax)
 
 
 def plot_gradient_flow(flow: GradientFlow, memory: Memory | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the norms of the gradients against the distance from the end, and the horizon."""
+    """Draw the norms of the gradients against the distance from the end, and the horizon.
+
+    Lines are medians over the sequences that reach so far; the bands hold 68 % of them.
+    """
+    states = [("dL/dh", flow.dh_quantiles, INK)]
+    if flow.dc_quantiles is not None:
+        states.append(("dL/dc", flow.dc_quantiles, PALETTE[0]))
     with drawing(ax) as ax:
-        ax.fill_between(flow.distance, *flow.quantiles, color=REST, alpha=0.3, linewidth=0, label="68 %")
-        ax.plot(flow.distance, flow.dh, color=INK, label="dL/dh")
-        if flow.dc is not None:
-            ax.plot(flow.distance, flow.dc, color=PALETTE[0], label="dL/dc")
+        for name, (low, median, high), colour in states:
+            ax.fill_between(flow.distance, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.plot(flow.distance, median, color=colour, label=name)
         if memory is not None and np.isfinite(memory.horizon):
             ax.axvline(memory.horizon, color=PALETTE[1], linestyle="--", label="horizon")
-        ax.set(yscale="log" if (flow.dh > 0).any() else "linear")
+        ax.set(yscale="log" if any((median > 0).any() for _, (_, median, _), _ in states) else "linear")
         ax.set_xlabel("Steps to the end")
-        ax.set_ylabel("Mean norm of the gradient")
+        ax.set_ylabel("Norm of the gradient")
         ax.legend(loc="best")
     return ax

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from timelike import kernels
 from timelike.errors import ConfigError, DataError
 from timelike.inspect.layertrace import LayerTrace
+from timelike.kernels import Rows
 
 __all__ = [
     "GONE",
@@ -43,7 +44,7 @@ GONE = 0.1
 NEAR_THE_END = 0.05
 """A sigmoid within this of 0 or 1 is saturated: its slope is below a fifth of the largest, and falls on."""
 STILL = 1e-4
-"""A unit is dead if its hidden state moves by less than this over all steps: standard deviation."""
+"""A unit is dead if its hidden state moves by less than this over all steps: largest minus smallest."""
 
 _PROBES = 64  # hidden states up to which all rows of a Jacobian are computed; beyond, so many random ones
 _MOST_NUMBERS = 1 << 23  # of the tape of one call
@@ -62,8 +63,8 @@ class GradientFlow:
     dh, dc : ndarray, shape (T,), or None
         Mean over the sequences that reach so far of the norm of dL/dh_t and dL/dc_t; no dc without
         cell state.
-    quantiles : ndarray, shape (2, T)
-        16 % and 84 % of the norms of dc where there is a cell state, else of dh.
+    dh_quantiles, dc_quantiles : ndarray, shape (3, T), or None
+        16 %, 50 % and 84 % of these norms.
     count : ndarray of int, shape (T,)
         Sequences that reach so far.
     """
@@ -72,13 +73,9 @@ class GradientFlow:
     distance: npt.NDArray[np.int64]
     dh: Floats
     dc: Floats | None
-    quantiles: Floats
+    dh_quantiles: Floats
+    dc_quantiles: Floats | None
     count: npt.NDArray[np.int64]
-
-    @property
-    def state(self) -> Floats:
-        """That of the state which carries the memory: of c where there is one, else of h."""
-        return self.dh if self.dc is None else self.dc
 
 
 def gradient_flow(layer: LayerTrace) -> GradientFlow:
@@ -107,22 +104,21 @@ def gradient_flow(layer: LayerTrace) -> GradientFlow:
     distance = layer.distance
     T = int(distance.max()) + 1
     count = np.bincount(distance, minlength=T)
-    norms = {"dh": _norms(layer.dh)} | ({} if layer.dc is None else {"dc": _norms(layer.dc)})
-    means = {name: np.bincount(distance, values, T) / count for name, values in norms.items()}
-    carried = norms.get("dc", norms["dh"])
-    by_distance = np.split(carried[np.argsort(distance, kind="stable")], np.cumsum(count)[:-1])
-    quantiles = np.array([np.quantile(values, [0.16, 0.84]) for values in by_distance]).T
-    return GradientFlow(label(layer), np.arange(T), means["dh"], means.get("dc"), quantiles, count)
+    order, ends = np.argsort(distance, kind="stable"), np.cumsum(count)[:-1]
+
+    def summary(gradient: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        norms = np.linalg.norm(gradient.astype(np.float64), axis=1)
+        quantiles = [np.quantile(here, [0.16, 0.5, 0.84]) for here in np.split(norms[order], ends)]
+        return np.bincount(distance, norms, T) / count, np.array(quantiles).T
+
+    dh, dh_quantiles = summary(layer.dh)
+    dc, dc_quantiles = (None, None) if layer.dc is None else summary(layer.dc)
+    return GradientFlow(label(layer), np.arange(T), dh, dc, dh_quantiles, dc_quantiles, count)
 
 
 def label(layer: LayerTrace) -> str:
     """Name a layer and its direction, where it has a name."""
     return f"{layer.name} {layer.direction}".strip()
-
-
-def _norms(array: npt.NDArray[Any]) -> Floats:
-    norms: Floats = np.linalg.norm(array.astype(np.float64), axis=1)
-    return norms
 
 
 # Jacobian products
@@ -134,7 +130,7 @@ def jacobians(
     """Give the products of Jacobians dh_T/dh_t and dh_T/dc_t of one sequence, for all t.
 
     ``h_T`` is the hidden state after the last step of the walk. The derivative by ``h_t`` is taken at
-    constant ``c_t``, that by ``c_t`` counts the way through ``h_t = o tanh(c_t)``.
+    constant ``c_t``, that by ``c_t`` counts the way through ``h_t``, with peepholes also that through ``o``.
 
     Parameters
     ----------
@@ -166,27 +162,36 @@ def jacobians(
     given = np.eye(R) if upstream is None else np.asarray(upstream, np.float64)
     if given.ndim != 2 or given.shape[1] != R:
         raise DataError(f"upstream: shape {given.shape}, expected (V, {R})")
-    V = len(given)
-    of_h = np.empty((T, V, R))
-    of_c = None if layer.c0 is None else np.empty((T, V, H))
     weights = {name: w.astype(np.float64) for name, w in layer.weights.items()}
+    states: dict[str, Any] = {"h0": layer.h0[[b]].astype(np.float64)}
+    if layer.c0 is not None:
+        states["c0"] = layer.c0[[b]].astype(np.float64)
+    out = kernels.run(layer.cell, x, [0, T], **weights, **states, reverse=layer.reverse)  # type: ignore[arg-type]
+    V = len(given)
+    of_h, of_c = np.empty((T, V, R)), None if out.cells is None else np.empty((T, V, H))
     at_once = max(1, _MOST_NUMBERS // max(1, T * 12 * H))
     for first in range(0, V, at_once):
-        part = given[first : first + at_once]
+        part = np.ascontiguousarray(given[first : first + at_once])
         n = len(part)
-        states = {"h0": layer.h0[b], **({} if layer.c0 is None else {"c0": layer.c0[b]})}
-        out = kernels.run(
-            layer.cell,
+        # Each row of the products is a sequence of its own, with a copy of the one tape.
+        y, gates, cells = (None if a is None else np.tile(a, (n, 1)) for a in (out.y, out.gates, out.cells))
+        dh, dc = np.empty((n * T, R)), None if of_c is None else np.empty((n * T, H))
+        kernels.backward(
+            out.weights,
+            Rows.ragged(np.arange(n + 1) * T),
             np.tile(x, (n, 1)),
-            np.arange(n + 1) * T,
-            **weights,  # type: ignore[arg-type]
-            **{name: np.tile(s.astype(np.float64), (n, 1)) for name, s in states.items()},  # type: ignore[arg-type]
+            y,
+            gates,
+            cells,
+            **{name: np.tile(state, (n, 1)) for name, state in states.items()},  # type: ignore[arg-type]
+            dhT=part,
+            dhidden=dh,
+            dcells=dc,
             reverse=layer.reverse,
         )
-        back = kernels.run_backward(out, dhT=np.ascontiguousarray(part))
-        of_h[:, first : first + n] = back.dhidden.reshape(n, T, R).transpose(1, 0, 2)
-        if of_c is not None and back.dcells is not None:
-            of_c[:, first : first + n] = back.dcells.reshape(n, T, H).transpose(1, 0, 2)
+        of_h[:, first : first + n] = dh.reshape(n, T, R).transpose(1, 0, 2)
+        if of_c is not None and dc is not None:
+            of_c[:, first : first + n] = dc.reshape(n, T, H).transpose(1, 0, 2)
     return of_h, of_c
 
 
@@ -260,7 +265,7 @@ class Memory:
         Which sequences were looked at.
     left : ndarray, shape (T,)
         Frobenius norm of dh_T/ds_t at each distance over that at distance 0: geometric mean over the
-        sequences that reach so far.
+        sequences that reach so far; inf where it is beyond float64.
     horizons : ndarray, shape as `sequences`
         Steps after which less than a tenth is left; inf where that is not so within the sequence.
     lengths : ndarray of int
@@ -282,7 +287,7 @@ class Memory:
     def __str__(self) -> str:
         length = float(np.median(self.lengths))
         if np.isinf(self.horizon):
-            return f"beyond the sequences of {length:g} steps"
+            return f"more than all {length:g} steps"
         return f"{self.horizon:g} of {length:g} steps"
 
 
@@ -296,7 +301,8 @@ def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
         Sequences to look at: evenly among those of at least two steps.
     seed : int
         Of the random rows by which the norm of a large Jacobian is estimated: with more than 64 numbers of
-        the hidden state, 64 rows of random signs, whose mean square is that of the Frobenius norm.
+        the hidden state, 64 rows of random signs, whose mean square is that of the Frobenius norm: off by
+        about ``sqrt(1 / 128)``, a twelfth, where one singular value is all there is, and by less else.
 
     Returns
     -------
@@ -305,7 +311,7 @@ def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
     Raises
     ------
     DataError
-        If no sequence has two steps, or a Jacobian is not finite.
+        If no sequence has two steps, or a state or a weight is not finite.
 
     References
     ----------
@@ -315,6 +321,8 @@ def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
     long_enough = np.flatnonzero(layer.lengths >= 2)
     if not len(long_enough):
         raise DataError(f"layer {label(layer)}: no sequence has two steps, there is nothing to remember")
+    if not is_finite(layer):
+        raise DataError(f"layer {label(layer)}: its states or weights are not finite")
     chosen = long_enough[np.linspace(0, len(long_enough) - 1, min(most, len(long_enough))).astype(int)]
     R = layer.h.shape[1]
     rows = None
@@ -336,14 +344,28 @@ def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
     )
 
 
+def is_finite(layer: LayerTrace) -> bool:
+    """Whether states, their gradients and the weights are finite at every step."""
+    given = (layer.x, layer.h, layer.c, layer.dh, layer.dc, *layer.weights.values())
+    return all(bool(np.isfinite(array).all()) for array in given if array is not None)
+
+
 def _left(layer: LayerTrace, sequence: int, upstream: Floats | None) -> Floats:
     """Norm of dh_T/ds_t by distance, over that at distance 0."""
     of_h, of_c = jacobians(layer, sequence, upstream=upstream)
-    norms = np.linalg.norm(of_h if of_c is None else of_c, axis=(1, 2))
-    if not np.isfinite(norms).all():
-        raise DataError(f"layer {label(layer)}: the Jacobians of sequence {sequence} are not finite")
+    norms = _frobenius(of_h if of_c is None else of_c)
     curve = norms if layer.reverse else norms[::-1]
     return curve / curve[0] if curve[0] > 0 else np.zeros_like(curve)
+
+
+def _frobenius(matrices: Floats) -> Floats:
+    """Norm of each matrix; inf where one is beyond float64, whose squares are so long before."""
+    largest = np.abs(matrices).max(axis=(1, 2))
+    usable = np.isfinite(largest)
+    scale = np.where(usable & (largest > 0), largest, 1.0)
+    scaled = np.where(usable[:, None, None], matrices, 0.0) / scale[:, None, None]
+    norms: Floats = np.where(usable, scale * np.linalg.norm(scaled, axis=(1, 2)), np.inf)
+    return norms
 
 
 def _first_below(curve: Floats) -> float:
@@ -369,8 +391,8 @@ class Saturation:
     means : dict of str to float
         Mean of each gate.
     dead : ndarray of int
-        Units whose hidden state has a standard deviation below 1e-4 over all steps of all sequences. None
-        can be named for a layer with projection, whose hidden states are no units.
+        Units whose hidden state stays within 1e-4 over all steps of all sequences. None
+        can be named for a layer with projection, whose hidden states are no units, and by a single step.
     """
 
     layer: str
@@ -409,6 +431,7 @@ def saturation(layer: LayerTrace) -> Saturation:
         at_low, at_high = values < bottom + NEAR_THE_END, values > 1 - NEAR_THE_END
         low[letter], high[letter] = float(at_low.mean()), float(at_high.mean())
         by_unit[letter] = (at_low | at_high).mean(axis=0)
-    moves = layer.h.astype(np.float64).std(axis=0)
-    dead = np.flatnonzero(moves < STILL) if layer.h.shape[1] == layer.units else np.zeros(0, np.int64)
+    moves = np.ptp(layer.h, axis=0)
+    tells = layer.h.shape[1] == layer.units and len(layer.h) > 1
+    dead = np.flatnonzero(moves < STILL) if tells else np.zeros(0, np.int64)
     return Saturation(label(layer), low, high, by_unit, means, dead)

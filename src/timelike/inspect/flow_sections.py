@@ -6,7 +6,7 @@ import numpy as np
 
 from timelike.inspect.diagnosis import diagnose
 from timelike.inspect.figures import plot_gradient_flow
-from timelike.inspect.flow import gradient_flow, memory
+from timelike.inspect.flow import gradient_flow, is_finite, memory
 from timelike.inspect.traces import trace
 from timelike.model import Model
 from timelike.report.page import Figure, Section
@@ -37,15 +37,19 @@ def flow_sections(model: Model, sequences: Sequences, *, n_events: int = 300, se
     if found.layers[0].lengths.max(initial=0) < 2:
         return []
     facts, figures = [], []
+    names = list(dict.fromkeys(layer.name for layer in found.layers))  # both directions have one
     for k, layer in enumerate(found.layers):
-        name = f"layer {k + 1}" + (", reverse" if layer.reverse else "")
+        if not is_finite(layer):  # the diagnosis says so
+            continue
+        name = f"layer {names.index(layer.name) + 1}" + (", reverse" if layer.reverse else "")
         remembers = memory(layer)
         facts.append((f"memory of {name}", f"nine tenths of the gradient are gone after {remembers}"))
         axes = plot_gradient_flow(gradient_flow(layer), remembers)
         caption = (
             f"Gradient of the loss with respect to the states of {name}, by the number of steps to the end: "
-            f"mean of {len(chosen)} events; the band holds 68 % of them. The line is the horizon, after "
-            "which less than a tenth of the gradient of the last hidden state is left."
+            f"median of those of {len(chosen)} events that reach so far; the bands hold 68 % of them. The "
+            "dashed line is the horizon, after which less than a tenth of the gradient of the last hidden "
+            "state is left, by its Jacobians."
         )
         alt = f"Norm of the gradient over the distance from the end, {name}"
         figures.append(Figure(f"flow-{k + 1}", axes, alt, caption))
