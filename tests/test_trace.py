@@ -230,6 +230,14 @@ def test_a_layer_that_runs_twice_has_two_names():
     assert len(trace.to_numpy()) == 2
 
 
+def test_it_needs_no_graph_of_the_caller():
+    layer, x = made("lstm"), batch()
+    with torch.no_grad():
+        found = timelike.trace(layer, x, loss=Random())[0].arrays()
+    for name, values in timelike.trace(layer, x, loss=Random())[0].arrays().items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
 def test_recompute_is_traced_with_a_tape():
     layer, x = made("lstm", recompute=True), batch()
     plain = made("lstm")

@@ -319,7 +319,7 @@ def _run(module: nn.Module, loss: Loss, input: Any, **arguments: Any) -> tuple[l
         raise ConfigError(f"the loss gave {what}; one number is needed, as a tensor")
     if not value.requires_grad:
         raise DataError("the loss does not depend on the layers: it was computed without a graph")
-    torch.autograd.grad(value.reshape(()), [record.anchor for record in kept], allow_unused=True)
+    torch.autograd.grad(value, [record.anchor for record in kept], torch.ones_like(value), allow_unused=True)
     for record in kept:
         if record.gradients is None:
             raise DataError("the loss does not depend on every layer: give one that does")
