@@ -56,3 +56,9 @@ def test_the_tagger_sees_far(shown):
     near, far = (np.linalg.norm(layer.dc[layer.distance == k], axis=1).mean() for k in (0, 20))
     assert 0.2 < far / near < 1
     assert len(shown["norms"]) == layer.lengths[17]
+
+
+def test_attributions_sum_to_the_score(shown):
+    attributed = shown["attributed"]
+    assert attributed.at(0).shape == (shown["layer"].lengths[0], 6)
+    assert np.median(np.abs(attributed.completeness_error)) < 0.1
