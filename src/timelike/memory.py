@@ -51,10 +51,10 @@ class SpareMemory:
 class LayerMemory:
     """Spare memory for each of the large results of a layer."""
 
-    __slots__ = ("dx", "tape", "y")
+    __slots__ = ("dx", "record", "tape", "y")
 
     def __init__(self) -> None:
-        self.tape, self.y, self.dx = SpareMemory(), SpareMemory(), SpareMemory()
+        self.tape, self.y, self.dx, self.record = (SpareMemory() for _ in range(4))
 
 
 class _Lent(np.ndarray[Any, Any]):

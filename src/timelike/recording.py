@@ -115,7 +115,8 @@ class _RecordedLayer(torch.autograd.Function):
         record: Record = ctx.record
         x, h0, c0, *weights = ctx.saved_tensors
         layout = record.held.layout
-        record.gradients = x.new_empty(layout.n_directions * record.rows.n_rows * layout.record)
+        numbers = layout.n_directions * record.rows.n_rows * layout.record
+        record.gradients = record.held.memory.record.empty(x, numbers)
         if dy is None and dhT is None and dcT is None:
             dhT = torch.zeros_like(record.hT)
         needs = ctx.needs_input_grad[2:]
