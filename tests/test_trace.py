@@ -238,6 +238,16 @@ def test_it_needs_no_graph_of_the_caller():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def test_outputs_that_were_changed_in_place_are_refused_as_without_a_record():
+    def changed(output):
+        return output[0].values.mul_(2).sum()
+
+    layer, x = made("gru"), batch()
+    for run in (lambda: timelike.trace(layer, x, loss=changed), lambda: changed(layer(x)).backward()):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            run()
+
+
 def test_recompute_is_traced_with_a_tape():
     layer, x = made("lstm", recompute=True), batch()
     plain = made("lstm")

@@ -105,7 +105,7 @@ class _RecordedLayer(torch.autograd.Function):
         y, hT, cT, record.tape = layercalls.forward(record.held, record.rows, x, h0, c0, keep=True)
         record.y, record.hT, record.cT = y.detach(), hT.detach(), None if cT is None else cT.detach()
         ctx.record = record
-        ctx.save_for_backward(x, h0, c0, *weights)  # so that autograd sees when they are changed
+        ctx.save_for_backward(y, x, h0, c0, *weights)  # so that autograd sees when they are changed
         ctx.set_materialize_grads(False)
         return y, hT, cT
 
@@ -113,7 +113,7 @@ class _RecordedLayer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None) -> Any:
         record: Record = ctx.record
-        x, h0, c0, *weights = ctx.saved_tensors
+        y, x, h0, c0, *weights = ctx.saved_tensors
         layout = record.held.layout
         numbers = layout.n_directions * record.rows.n_rows * layout.record
         record.gradients = record.held.memory.record.empty(x, numbers)
@@ -122,7 +122,7 @@ class _RecordedLayer(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         wanted = (needs[0], True, layout.has_cell_state, *[True] * len(weights))
         dx, dh0, dc0, *d_weights = layercalls.backward(
-            record.held, record.rows, wanted, dy, dhT, dcT, record.y, record.tape, x, h0, c0, *weights,
+            record.held, record.rows, wanted, dy, dhT, dcT, y, record.tape, x, h0, c0, *weights,
             record=record.gradients,
         )  # fmt: skip
         record.dh0, record.dc0 = dh0, dc0

@@ -99,7 +99,7 @@ def gradient_flow(layer: LayerTrace) -> GradientFlow:
     Hochreiter, diploma thesis, TU Munich (1991); Bengio, Simard & Frasconi, IEEE Trans. Neural Netw. 5 (1994)
     157, section 3.
     """
-    if not len(layer.x):
+    if not layer.n_steps:
         raise DataError(f"layer {label(layer)}: there is no step to look at")
     distance = layer.distance
     T = int(distance.max()) + 1
@@ -420,7 +420,7 @@ def saturation(layer: LayerTrace) -> Saturation:
     DataError
         If no sequence has a step.
     """
-    if not len(layer.x):
+    if not layer.n_steps:
         raise DataError(f"layer {label(layer)}: there is no step to look at")
     low, high, by_unit, means = {}, {}, {}, {}
     for letter, values in layer.gates.items():

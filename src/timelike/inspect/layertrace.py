@@ -12,13 +12,14 @@ time in both directions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from timelike.cells import CELLS
 from timelike.errors import DataError
 
 __all__ = ["LayerTrace"]
@@ -43,52 +44,38 @@ class LayerTrace:
     cell : str
         One of `timelike.cells.CELLS`.
     offsets : ndarray of int, shape (B + 1,)
-    x : ndarray, shape (N, D)
-        What the layer read at each step.
-    h : ndarray, shape (N, R)
-        Hidden state after each step.
-    c : ndarray, shape (N, H), or None
-        Cell state after each step; None where the cell has none, as all that is about it.
-    gates : dict of str to ndarray, shape (N, H)
-        Values of each gate by its letter: ``i f g o``, ``i g o`` (coupled), ``r z n``, or ``h``.
     h0, c0 : ndarray, shapes (B, R) and (B, H)
-        States before the first step.
+        States before the first step; c0 is None where the cell has no cell state, as all that is about it.
     weights : dict of str to ndarray
         ``W`` [G H, D], ``U`` [G H, R], and where there are any ``b_ih``, ``b_hh`` [G H], ``peephole`` [3 H],
         ``projection`` [R, H].
-    dh, dc : ndarray, shapes (N, R) and (N, H)
-        Gradients of the states after each step, by all paths: for h from its output and from the step after,
-        for c through h of its own step too.
-    dgates : dict of str to ndarray, shape (N, H)
     dh0, dc0 : ndarray, shapes (B, R) and (B, H)
     dweights : dict of str to ndarray
         Gradients of the weights, by the same names.
+    recorded : dict of str to ndarray
+        What the layer left, its rows in the layout of its input: ``x``, ``h``, ``c``, ``gates`` (the tape's
+        [N, A H]), and the gradients ``dh``, ``dc``, ``dgates`` [N, G H].
+    order : ndarray of int, shape (N,), or None
+        Where there the rows of a ragged batch lie; None where they are those.
     """
 
     name: str
     direction: str
     cell: str
     offsets: npt.NDArray[np.int64]
-    x: Array
-    h: Array
-    c: Array | None
-    gates: dict[str, Array]
     h0: Array
     c0: Array | None
     weights: dict[str, Array]
-    dh: Array
-    dc: Array | None
-    dgates: dict[str, Array]
     dh0: Array
     dc0: Array | None
     dweights: dict[str, Array]
-    inner: Array | None = field(default=None, repr=False)  # of a GRU with reset after: U_n h' + b_hn [N, H]
+    recorded: dict[str, Array]
+    order: npt.NDArray[np.int64] | None
 
     def __repr__(self) -> str:
-        N, D = self.x.shape
         return (
             f"LayerTrace({self.name!r}, {self.direction}, {self.cell}: {self.n_sequences} sequences, "
-            f"{N} steps, {D} inputs, {self.units} units)"
+            f"{self.n_steps} steps, {self.weights['W'].shape[1]} inputs, {self.units} units)"
         )
 
     @property
@@ -102,9 +89,14 @@ class LayerTrace:
         return np.diff(self.offsets)
 
     @property
+    def n_steps(self) -> int:
+        """Steps of all sequences N."""
+        return int(self.offsets[-1])
+
+    @property
     def units(self) -> int:
         """Number of units H."""
-        return int(next(iter(self.gates.values())).shape[1])
+        return len(self.weights["W"]) // len(CELLS[self.cell].gates)
 
     @property
     def reverse(self) -> bool:
@@ -124,6 +116,59 @@ class LayerTrace:
             raise DataError(f"sequence {sequence}: the trace has the sequences 0..{B - 1}")
         b = sequence % B
         return slice(int(self.offsets[b]), int(self.offsets[b + 1]))
+
+    # What was recorded, in the order of a ragged batch
+
+    def _rows(self, name: str) -> Array:
+        values = self.recorded[name]
+        return values if self.order is None else values.take(self.order, axis=0)
+
+    @cached_property
+    def x(self) -> Array:
+        """What the layer read at each step [N, D]."""
+        return self._rows("x")
+
+    @cached_property
+    def h(self) -> Array:
+        """Hidden state after each step [N, R]."""
+        return self._rows("h")
+
+    @cached_property
+    def c(self) -> Array | None:
+        """Cell state after each step [N, H]."""
+        return None if self.c0 is None else self._rows("c")
+
+    @cached_property
+    def gates(self) -> dict[str, Array]:
+        """Values of each gate [N, H] by its letter: ``i f g o``, ``i g o`` (coupled), ``r z n``, or ``h``."""
+        if "gates" not in self.recorded:
+            return {"h": self.h}
+        return dict(zip(CELLS[self.cell].gates, self._tape, strict=False))
+
+    @cached_property
+    def _tape(self) -> list[Array]:
+        """Gate values [N, H], and of a GRU with reset after behind them ``U_n h' + b_hn``."""
+        return _blocks(self._rows("gates"), self.units)
+
+    @cached_property
+    def dh(self) -> Array:
+        """Gradient of h after each step [N, R]: from its output and from the step after."""
+        return self._rows("dh")
+
+    @cached_property
+    def dc(self) -> Array | None:
+        """Gradient of c after each step [N, H]: through h of its own step, and from the step after."""
+        return None if self.c0 is None else self._rows("dc")
+
+    @cached_property
+    def dgates_stacked(self) -> Array:
+        """Gradients of all gates before their activation [N, G H], in the order of W's rows."""
+        return self._rows("dgates")
+
+    @cached_property
+    def dgates(self) -> dict[str, Array]:
+        """The same by the gate's letter, each [N, H]."""
+        return dict(zip(CELLS[self.cell].gates, _blocks(self.dgates_stacked, self.units), strict=True))
 
     # What the step before left
 
@@ -151,7 +196,7 @@ class LayerTrace:
     @cached_property
     def distance(self) -> npt.NDArray[np.int64]:
         """Steps from each row to the end of its walk [N]: 0 at the last step that the layer takes."""
-        step = np.arange(len(self.x)) - np.repeat(self.offsets[:-1], self.lengths)
+        step = np.arange(self.n_steps) - np.repeat(self.offsets[:-1], self.lengths)
         return step if self.reverse else np.repeat(self.lengths, self.lengths) - 1 - step
 
     # Gradients that follow from those that the kernels give
@@ -160,11 +205,6 @@ class LayerTrace:
     def dx(self) -> Array:
         """Gradient of the input by this direction [N, D]: ``dx = W^T da``."""
         return self.dgates_stacked @ self.weights["W"]
-
-    @cached_property
-    def dgates_stacked(self) -> Array:
-        """Gradients of all gates before their activation [N, G H], in the order of W's rows."""
-        return np.concatenate(list(self.dgates.values()), axis=1)
 
     @cached_property
     def dgates_of_state(self) -> Array:
@@ -276,6 +316,10 @@ class LayerTrace:
         return {name: values for name, values in found.items() if values is not None}
 
 
+def _blocks(stacked: Array, width: int) -> list[Array]:
+    return [stacked[:, at : at + width] for at in range(0, stacked.shape[1], width)]
+
+
 def _squares(array: Array) -> Array:
     squares: Array = np.einsum("ni,ni->n", array, array)
     return squares
@@ -310,8 +354,7 @@ def _values_coupled(t: LayerTrace) -> dict[str, Array]:
 
 def _values_gru(t: LayerTrace) -> dict[str, Array]:
     if t.cell == "gru":
-        assert t.inner is not None
-        dr = t.dgates["n"] * t.inner
+        dr = t.dgates["n"] * t._tape[3]
     else:  # reset before: n = tanh(W_n x + U_n (r h'))
         dr = t.dgates["n"] @ t.weights["U"][2 * t.units :] * t.h_prev
     return {"r": dr, "z": t.dh * (t.h_prev - t.gates["n"]), "n": t.dh * (1 - t.gates["z"])}

@@ -38,34 +38,22 @@ def layer_traces(name: str, record: Record) -> list[LayerTrace]:
     """
     layout, rows = record.held.layout, record.rows
     kind, N, B = CELLS[layout.cell], rows.n_rows, rows.n_sequences
-    D, H, R, GH = layout.input_size, layout.units, layout.state_size, layout.shapes[0][0]
-    index, offsets = _order(rows)
-
-    def put(array: Tensor) -> Array:
-        values: Array = array.numpy()
-        return values if index is None else values[index]
-
-    x = put(record.x.reshape(N, D))
-    y = record.y.reshape(N, layout.n_directions * R)
+    H, R, GH = layout.units, layout.state_size, layout.shapes[0][0]
+    order, offsets = _order(rows)
+    x, y = record.x.reshape(N, -1), record.y.reshape(N, -1)
     found = []
     for k, direction in enumerate(("forward", "reverse")[: layout.n_directions]):
         assert record.gradients is not None
         assert record.dh0 is not None
-        back = record.gradients[k * N * layout.record : (k + 1) * N * layout.record]
-        da, dh = put(back[: N * GH].view(N, GH)), put(back[N * GH : N * (GH + R)].view(N, R))
-        dc = put(back[N * (GH + R) :].view(N, H)) if kind.has_cell_state else None
-        h = put(y[:, k * R : (k + 1) * R])
-        values, inner, c = {"h": h}, None, None
+        recorded = {"x": x, "h": y[:, k * R : (k + 1) * R]}
+        widths = {"dgates": GH, "dh": R} | ({"dc": H} if kind.has_cell_state else {})
+        recorded |= _cut(record.gradients, k, N, widths)
         if record.tape is not None:
-            tape = record.tape[k * N * layout.tape : (k + 1) * N * layout.tape]
-            gates = put(tape[: N * layout.tape_gates].view(N, layout.tape_gates))
-            blocks = [gates[:, g * H : (g + 1) * H] for g in range(layout.tape_gates // H)]
-            values = dict(zip(kind.gates, blocks, strict=False))
-            inner = blocks[3] if layout.cell == "gru" else None
-            c = put(tape[N * layout.tape_gates :].view(N, H)) if kind.has_cell_state else None
+            widths = {"gates": layout.tape_gates} | ({"c": H} if kind.has_cell_state else {})
+            recorded |= _cut(record.tape, k, N, widths)
         own = slice(k * layout.n_weights, (k + 1) * layout.n_weights)
         h0, c0 = (
-            np.zeros((B, size), x.dtype) if state is None else state[k].numpy()
+            np.zeros((B, size), y.numpy().dtype) if state is None else state[k].numpy()
             for state, size in ((record.h0, R), (record.c0, H))
         )
         found.append(
@@ -74,22 +62,25 @@ def layer_traces(name: str, record: Record) -> list[LayerTrace]:
                 direction=direction,
                 cell=layout.cell,
                 offsets=offsets,
-                x=x,
-                h=h,
-                c=c,
-                gates=values,
                 h0=h0,
                 c0=c0 if kind.has_cell_state else None,
                 weights=_weights(layout.slots, record.weights[own]),
-                dh=dh,
-                dc=dc,
-                dgates={g: da[:, j * H : (j + 1) * H] for j, g in enumerate(kind.gates)},
                 dh0=record.dh0[k].numpy(),
                 dc0=None if record.dc0 is None else record.dc0[k].numpy(),
                 dweights=_weights(layout.slots, record.d_weights[own]),
-                inner=inner,
+                recorded={key: values.numpy() for key, values in recorded.items()},
+                order=order,
             )
         )
+    return found
+
+
+def _cut(memory: Tensor, direction: int, N: int, widths: dict[str, int]) -> dict[str, Tensor]:
+    """Cut the part of a direction into arrays [N, width], one behind the other."""
+    at, found = direction * N * sum(widths.values()), {}
+    for name, width in widths.items():
+        found[name] = memory[at : at + N * width].view(N, width)
+        at += N * width
     return found
 
 

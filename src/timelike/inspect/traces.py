@@ -270,7 +270,7 @@ def trace(
         loss = _last_states
     kept, value, output = _run(model, loss, input, **arguments)
     layers = _layers(model, kept)
-    D = layers[0].x.shape[1]
+    D = layers[0].weights["W"].shape[1]
     if names is None:
         names = input.names if isinstance(input, Sequences) else [f"x{k}" for k in range(D)]
     if len(names) != D:
