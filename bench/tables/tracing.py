@@ -29,8 +29,8 @@ def render(data: dict[str, Any]) -> str:
     text = paragraph(
         "A training step as above, plain, and traced: every gate, state and gradient of every step is kept.",
         "The last two columns add what is worked out only when asked for: all arrays in the order of a",
-        "ragged batch, gradients of the gates' values and of the inputs, norms of each step's contribution to",
-        "the weights' gradients. float32, one thread.",
+        "ragged batch, gradients of the gates' values and of the inputs, norms of each step's contribution",
+        "to the weights' gradients. float32, one thread.",
     )
     lines = []
     for row in data["rows"]:
