@@ -11,14 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from timelike import data
-from timelike.data.sources import find_files
+from timelike.data.sources import find_files, tree_of
 from timelike.data.write import check_table_path, write_table
 from timelike.errors import ConfigError
 from timelike.model import Model, load_model, predict
 
 __all__ = ["Application", "apply"]
-
-_ONE_TABLE = (".parquet", ".pq", ".npz", ".npy")  # such a file has no trees to choose from
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +73,7 @@ def apply(
         raise ConfigError("no input files")
     model = model if isinstance(model, Model) else load_model(model)
     paths = [Path(name) for name in files]
-    if treename is None and not all(path.suffix.lower() in _ONE_TABLE for path in paths):
-        treename = model.data.treename
+    treename = tree_of(model.data, paths, treename)
     how = {"treename": treename, "selection": model.data.selection if select else None}
     _check_not_an_input(output, paths)
     events = data.read(

@@ -28,6 +28,7 @@ Examples:
   timelike train jets.yaml             read, split, fit: the model goes to runs/jets
   timelike evaluate runs/jets          ROC, AUC, overtraining: runs/jets/report.html
   timelike apply runs/jets/model.safetensors --input more.root -o scores.root
+  timelike inspect runs/jets/model.safetensors --input more.root --event 17 -o page.html
   timelike info                        version, instruction set, what is installed
 
 \b
@@ -215,6 +216,83 @@ def apply(
     done = apply(model, inputs, output, treename=treename, select=select)
     count = len(done.columns["event_number"])
     typer.echo(f"scores of {count:,} events: {_shown(done.output)} ({', '.join(done.columns)})")
+
+
+@app.command(
+    short_help="Look into the network, step by step, in one page.",
+    epilog="""\b
+Examples:
+  timelike inspect runs/jets/model.safetensors --input data.root --event 17 -o page.html
+  timelike inspect runs/jets/model.safetensors --input data.root --event 17 42 --class top -o page.html
+  timelike inspect --example -o example.html
+
+The page plays each event forward and backward through time: the cell with its numbers, the equations with
+the values in them, maps of all gates, states and gradients. It needs nothing but a browser. --example shows
+a worked example from the first forward step to the updated weights.
+
+Event numbers are those of the branch that the training's config names, else the running numbers of the
+entries; without any, the first five events are shown. Gradients are of the cross entropy, or where the files
+have no labels of the logit of the signal.""",
+)  # type: ignore[untyped-decorator]
+def inspect(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", metavar="FILES...", help="Files of events; globs allowed."),
+    ] = None,
+    event: Annotated[
+        list[int] | None, typer.Option("--event", "-e", metavar="N...", help="Numbers of events.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The page: .html.")
+    ] = None,
+    treename: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The tree to read, where it is not the training's.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Take gradients of the logit of this class.")
+    ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Show the worked example; needs no model.")
+    ] = False,
+) -> None:
+    """Look into the network: one page that plays events forward and backward, number by number."""
+    if output is None:
+        raise ConfigError("no output: timelike inspect MODEL --input FILES... --event N... -o page.html")
+    if example:
+        given = {
+            "MODEL": words,
+            "--input": files,
+            "--event": event,
+            "--treename": treename,
+            "--class": class_name,
+        }
+        if superfluous := [name for name, value in given.items() if value is not None and value != []]:
+            raise ConfigError(f"--example has its own model and input; leave out {', '.join(superfluous)}")
+        from timelike.inspect import example_page
+
+        typer.echo(f"page of the worked example: {_shown(example_page(output))}")
+        return
+    # An option takes one value each time it is named: what else is given with it arrives as an argument.
+    more = [word for word in words or () if not (event and word.isdecimal())]
+    numbers = [*(event or ()), *(int(word) for word in words or () if event and word.isdecimal())]
+    model, inputs = (more[0] if more else None), [*(files or ()), *more[1:]]
+    if model is None:
+        raise ConfigError("no model: timelike inspect MODEL --input FILES... --event N... -o page.html")
+    if not inputs:
+        raise ConfigError("no input: timelike inspect MODEL --input FILES... --event N... -o page.html")
+
+    from timelike.inspect import inspect_events
+
+    done = inspect_events(model, inputs, output, events=numbers, treename=treename, class_name=class_name)
+    count = len(done.events)
+    typer.echo(f"page of {count} event{'s' * (count != 1)}: {_shown(done.page)}")
+    typer.echo(
+        f"gradients are of {done.loss}"
+        + (f" (no labels: {done.without_labels})" if done.without_labels else "")
+    )
 
 
 @app.command(short_help="Show version, instruction set and what is installed.")  # type: ignore[untyped-decorator]

@@ -20,7 +20,15 @@ from timelike.errors import DataError, nearest
 if TYPE_CHECKING:
     from timelike.config import DataConfig
 
-__all__ = ["Source", "find_files", "has_known_suffix", "natural_order", "open_table", "sources_of"]
+__all__ = [
+    "Source",
+    "find_files",
+    "has_known_suffix",
+    "natural_order",
+    "open_table",
+    "sources_of",
+    "tree_of",
+]
 
 _READERS = {"root": open_root, "parquet": open_parquet, "hdf5": open_hdf5, "numpy": open_numpy}
 _FORMATS = {
@@ -32,6 +40,7 @@ _FORMATS = {
     ".npz": "numpy",
     ".npy": "numpy",
 }
+_ONE_TABLE = (".parquet", ".pq", ".npz", ".npy")  # such a file has no trees to choose from
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,23 @@ def open_table(path: Path, kind: str | None, treename: str | None) -> AbstractCo
             )
         kind = _FORMATS[path.suffix.lower()]
     return _READERS[kind](path, treename)
+
+
+def tree_of(data: DataConfig, files: Sequence[Path], given: str | None) -> str | None:
+    """Tell which tree is read of files that are given in place of the training's.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Section `data` of the training's config.
+    files : sequence of Path
+        The files.
+    given : str, optional
+        The tree that was asked for; by default it is the training's, and none where no file has trees.
+    """
+    if given is None and not all(path.suffix.lower() in _ONE_TABLE for path in files):
+        return data.treename
+    return given
 
 
 def sources_of(

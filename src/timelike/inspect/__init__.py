@@ -4,7 +4,9 @@
 - `gradient_flow`, `memory`, `jacobians`, `saturation` say how far back the gradient reaches;
 - `diagnose` says in plain words what is wrong, what to do about it, and by which numbers;
 - `integrated_gradients`, `gradient_times_input`, `occlusion` say what a score comes from, step by step;
-- `permutation_importance` says which variables the network would be worse without.
+- `permutation_importance` says which variables the network would be worse without;
+- `write_page` puts a trace into one page to walk through, forward and back, number by number;
+  `inspect_events` does so for events of files, `example_page` for a worked example.
 
 Every figure is a function ``plot_x(what, ax=None) -> ax``, in `timelike.inspect.figures`
 and `timelike.inspect.attribution_figures`.
@@ -12,6 +14,8 @@ and `timelike.inspect.attribution_figures`.
 
 from timelike.inspect.attribution import Attribution, gradient_times_input, integrated_gradients
 from timelike.inspect.diagnosis import Diagnosis, Finding, diagnose
+from timelike.inspect.events import inspect_events
+from timelike.inspect.example import example_page
 from timelike.inspect.flow import (
     GradientFlow,
     Memory,
@@ -29,6 +33,7 @@ from timelike.inspect.importance import (
     permutation_importance,
 )
 from timelike.inspect.layertrace import LayerTrace
+from timelike.inspect.page import write_page
 from timelike.inspect.traces import Trace, trace
 
 __all__ = [
@@ -43,8 +48,10 @@ __all__ = [
     "Saturation",
     "Trace",
     "diagnose",
+    "example_page",
     "gradient_flow",
     "gradient_times_input",
+    "inspect_events",
     "integrated_gradients",
     "jacobians",
     "largest_singular_values",
@@ -53,4 +60,5 @@ __all__ = [
     "permutation_importance",
     "saturation",
     "trace",
+    "write_page",
 ]
