@@ -14,6 +14,8 @@ def test_it_says_how_far_the_network_remembers():
     assert facts["diagnosis"]
     assert section.figures[0].name == "flow-1"
     assert "40 events" in section.figures[0].caption
+    (table,) = section.tables
+    assert [row.label for row in table.rows] == list("ifgo")
 
 
 def test_without_a_second_step_there_is_nothing_to_say():
@@ -28,6 +30,7 @@ def test_both_directions_of_a_layer_have_its_number():
     )
     names = [name for name, _ in section.facts if name.startswith("memory")]
     assert names == ["memory of layer 1", "memory of layer 1, reverse", "memory of layer 2"]
+    assert section.tables[0].rows[4].label == "layer 1, reverse: i"
 
 
 def test_a_network_that_overflows_is_told_so():

@@ -47,6 +47,7 @@ __all__ = [
     "FractionsConfig",
     "GRUConfig",
     "HeadConfig",
+    "InspectConfig",
     "LSTMConfig",
     "NetworkConfig",
     "PlateauSchedule",
@@ -392,6 +393,14 @@ class EarlyStoppingConfig(_Section):
     metric: Literal["loss", "auc"] = "loss"
 
 
+class InspectConfig(_Section):
+    """Looking inside while training; `timelike.inspect.Watch` tells how."""
+
+    every: PositiveInt = 100  # batches
+    sequences: PositiveInt = 16  # of a batch, that are asked for their horizon
+    tensorboard: bool = False
+
+
 class TrainingConfig(_Section):
     """How the network is fitted."""
 
@@ -408,6 +417,7 @@ class TrainingConfig(_Section):
     # The kernels run on one thread; more of them only meet at PyTorch's barriers, after every few
     # microseconds of work. On a busy machine that made the demo's training twenty times slower.
     threads: PositiveInt = 1
+    inspect: InspectConfig | None = None
 
 
 class EvaluationConfig(_Section):

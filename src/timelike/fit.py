@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from timelike.config import (
     TrainingConfig,
 )
 from timelike.errors import DataError, TimelikeError
+from timelike.inspect.watch import Watch
 from timelike.model import Network, logits, ragged
 from timelike.nn import Ragged
 from timelike.progress import Progress, Silent
@@ -203,6 +205,7 @@ def fit(
     signal: str,
     progress: Progress | None = None,
     on_epoch: Callable[[tuple[Epoch, ...], bool], None] = lambda history, improved: None,
+    watch: Watch | None = None,
 ) -> FitResult:
     """Fit a network, and leave it with the weights of its best epoch.
 
@@ -223,6 +226,8 @@ def fit(
     on_epoch : callable
         Called after each epoch with the history so far and whether the last epoch is the best, the network
         being as it is after that epoch.
+    watch : Watch, optional
+        Looks inside while the network learns; changes nothing of it.
 
     Returns
     -------
@@ -259,7 +264,7 @@ def fit(
     try:
         for number in range(1, config.epochs + 1):
             started = time.perf_counter()
-            loss = run_epoch(network, batches, optimiser, schedule, config.clip_norm, number, progress)
+            loss = run_epoch(network, batches, optimiser, schedule, config.clip_norm, number, progress, watch)
             validation_loss, auc = judge(network, number)
             rate, seconds = schedule.rate, time.perf_counter() - started
             history += (Epoch(number, loss, validation_loss, auc, rate, seconds),)
@@ -285,12 +290,13 @@ def run_epoch(
     clip_norm: float | None,
     number: int,
     progress: Progress,
+    watch: Watch | None = None,
 ) -> float:
     """Take one step per batch and give the mean loss."""
     network.train()
     losses = torch.empty(len(batches), dtype=torch.float64)
     for index, batch in enumerate(batches):
-        losses[index] = train_step(network, optimiser, batch, clip_norm)
+        losses[index] = train_step(network, optimiser, batch, clip_norm, watch)
         schedule.after_batch()
         progress.batch()
     finite = losses.isfinite()
@@ -304,12 +310,17 @@ def run_epoch(
 
 
 def train_step(
-    network: Network, optimiser: torch.optim.Optimizer, batch: Batch, clip_norm: float | None
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    clip_norm: float | None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Change the weights by one batch and give its loss."""
     network.zero_grad(set_to_none=True)  # the optimiser's own is slower by its hooks
-    loss = weighted_cross_entropy(network(batch.rows), batch.labels, batch.weights)
-    loss.backward()  # type: ignore[no-untyped-call]
+    with nullcontext() if watch is None else watch.step():
+        loss = weighted_cross_entropy(network(batch.rows), batch.labels, batch.weights)
+        loss.backward()  # type: ignore[no-untyped-call]
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimiser.step()

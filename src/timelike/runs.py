@@ -20,6 +20,8 @@ from timelike.errors import ConfigError, DataError
 from timelike.evaluate import Predictions, evaluate
 from timelike.inspect.attribution_sections import attribution_sections
 from timelike.inspect.flow_sections import flow_sections
+from timelike.inspect.runlog import read_looks
+from timelike.inspect.watch_sections import watch_sections
 from timelike.model import Model, load_model, predict
 from timelike.report import write_report
 from timelike.sequences import Sequences
@@ -70,7 +72,7 @@ def evaluate_run(folder: str | Path) -> Evaluation:
             f"{folder}: the classes of {CONFIG} are {_listed(config.data.class_names)}, "
             f"those of {MODEL} are {_listed(model.class_names)}; train again"
         )
-    history = _history(folder / HISTORY)
+    history, looks = _history(folder / HISTORY), read_looks(folder)
     splits = read_splits(config)
     if not len(splits["test"]):
         raise DataError(f"{folder}: the split leaves no test events")
@@ -91,7 +93,11 @@ def evaluate_run(folder: str | Path) -> Evaluation:
         history=history,
         config_text=(folder / CONFIG).read_text(encoding="utf-8"),
         summary=_summary(config, model, splits),
-        more=[*flow_sections(model, splits["test"]), *attribution_sections(model, splits["test"])],
+        more=[
+            *watch_sections(looks),
+            *flow_sections(model, splits["test"]),
+            *attribution_sections(model, splits["test"]),
+        ],
     )
     return Evaluation(metrics, report)
 

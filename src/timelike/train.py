@@ -7,7 +7,10 @@
 - ``config.yaml``: the config with every default, from which the run can be repeated and evaluated.
 
 These are written after each epoch that gives something new, each aside and renamed: a training that is
-interrupted or killed leaves the best model it had.
+interrupted or killed leaves the best model it had. With ``training.inspect`` there are also
+
+- ``inspection.jsonl``: what `timelike.inspect.Watch` saw, a line for each look;
+- ``tensorboard``: the same and the numbers of the epochs in event files, where the config says so.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from timelike.data.transforms import FittedTransforms
 from timelike.errors import ConfigError
 from timelike.files import replacing
 from timelike.fit import Epoch, fit
+from timelike.inspect.runlog import LOGS, RunLog
 from timelike.model import Model, Network, save_model
 from timelike.progress import Progress, Silent
 from timelike.sequences import Sequences
@@ -37,7 +41,7 @@ __all__ = ["CONFIG", "HISTORY", "MODEL", "TrainingInterrupted", "TrainingResult"
 
 # Names of files in a run's folder
 CONFIG, HISTORY, MODEL = "config.yaml", "history.json", "model.safetensors"
-_OF_EVALUATION = ("metrics.json", "report.html", "figures/*.png", "figures/*.pdf")
+_OF_ANOTHER = ("metrics.json", "report.html", "figures/*.png", "figures/*.pdf", *LOGS)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -108,9 +112,13 @@ def train(config: Config | str | Path, *, progress: Progress | None = None) -> T
                 signal=config.data.signal_name,
                 progress=progress,
                 on_epoch=run.write,
+                watch=run.log.watch if run.log else None,
             )
         except KeyboardInterrupt:
             raise TrainingInterrupted(run.left()) from None
+        finally:
+            if run.log:
+                run.log.close()
     model = run.model(result.history, result.best, complete=True)
     save_model(model, folder / MODEL)
     return TrainingResult(folder, model, result.history, result.best)
@@ -153,6 +161,8 @@ class _Run:
         self.folder, self.config, self.network, self.transforms = folder, config, network, transforms
         self.events = {name: len(part) for name, part in splits.items()}
         self.best: Epoch | None = None
+        asked = config.training.inspect
+        self.log = RunLog(folder, network, asked) if asked else None
 
     def model(
         self, history: tuple[Epoch, ...] = (), best: Epoch | None = None, *, complete: bool = False
@@ -183,15 +193,19 @@ class _Run:
                 part.write_text(self.config.written_for(self.folder), encoding="utf-8")
         with replacing(self.folder / HISTORY) as part:
             part.write_text(json.dumps([asdict(epoch) for epoch in history], indent=1) + "\n")
+        if self.log:
+            self.log.epoch(asdict(history[-1]))
 
     def _begin(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        for pattern in _OF_EVALUATION:  # they would be about another model now
+        for pattern in _OF_ANOTHER:  # they would be about another model now
             for file in self.folder.glob(pattern):
                 file.unlink()
+        if self.log:
+            self.log.begin()
 
     def left(self) -> str:
         """Say what an interrupted training leaves."""

@@ -6,11 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from timelike.inspect.flow import is_finite, label, memory, saturation
+from timelike.inspect.flow import Memory, Saturation, is_finite, label, memory, saturation
 from timelike.inspect.layertrace import LayerTrace
 from timelike.inspect.traces import Trace
 
-__all__ = ["FORGETS", "GREW", "SATURATED", "SELDOM", "SHORT", "Diagnosis", "Finding", "diagnose"]
+__all__ = [
+    "FORGETS",
+    "GREW",
+    "SATURATED",
+    "SELDOM",
+    "SHORT",
+    "Diagnosis",
+    "Examination",
+    "Finding",
+    "diagnose",
+    "examine",
+]
 
 SHORT = 0.25
 """Share of the median length: of a shorter memory, most of a sequence cannot teach the end (Bengio 1994)."""
@@ -65,6 +76,24 @@ class Diagnosis:
         return "\n".join(map(str, self.findings))
 
 
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """What one layer's diagnosis rests on.
+
+    Attributes
+    ----------
+    saturation : Saturation
+    memory : Memory or None
+        None where there is nothing to remember: no sequence has two steps, no unit moves, or numbers are
+        not finite.
+    findings : tuple of Finding
+    """
+
+    saturation: Saturation
+    memory: Memory | None
+    findings: tuple[Finding, ...]
+
+
 def diagnose(trace: Trace) -> Diagnosis:
     """Look for vanishing and exploding gradients, gates that forget or are saturated, and dead units.
 
@@ -87,18 +116,32 @@ def diagnose(trace: Trace) -> Diagnosis:
     sections 2 and 3; Gers, Schmidhuber & Cummins, Neural Comput. 12 (2000) 2451; Jozefowicz, Zaremba &
     Sutskever, ICML 2015, section 4 (forget bias 1); Tallec & Ollivier, ICLR 2018 (forget bias log T).
     """
-    return Diagnosis(tuple(finding for layer in trace.layers for finding in _of_layer(layer)))
+    return Diagnosis(tuple(found for layer in trace.layers for found in examine(layer).findings))
 
 
-def _of_layer(layer: LayerTrace) -> list[Finding]:
-    name = label(layer)
+def examine(layer: LayerTrace, *, most: int = 16, probes: int = 64) -> Examination:
+    """Diagnose one layer, and give what that rests on.
+
+    Parameters
+    ----------
+    layer : LayerTrace
+    most, probes : int
+        As for `timelike.inspect.memory`.
+
+    Raises
+    ------
+    DataError
+        If no sequence has a step.
+    """
+    name, gates = label(layer), saturation(layer)
     if not is_finite(layer):
         text = "States, gradients or weights are not finite: from there on all is lost."
         proposal = "Look for missing inputs; else clip the norm of the gradient and lower the learning rate."
-        return [Finding("overflow", name, text, proposal, {})]
-    gates, found = saturation(layer), []
+        return Examination(gates, None, (Finding("overflow", name, text, proposal, {}),))
+    remembers, found = None, []
     if layer.lengths.max(initial=0) >= 2 and len(gates.dead) < layer.units:  # dead units remember nothing
-        found += _of_memory(layer, name)
+        remembers = memory(layer, most=most, probes=probes)
+        found += _of_memory(layer, remembers)
     if gates.means.get("f", 1.0) < FORGETS:
         text = f"The forget gate is {gates.means['f']:.3f} in the mean: the cell is emptied at each step."
         proposal = "Start the forget bias at 1, or at log T to remember T steps."
@@ -118,11 +161,11 @@ def _of_layer(layer: LayerTrace) -> list[Finding]:
         text = f"{len(gates.dead)} of {layer.units} units never move."
         proposal = "Lower the learning rate, standardise the inputs, or take fewer units."
         found.append(Finding("dead", name, text, proposal, {"units": float(len(gates.dead))}))
-    return found
+    return Examination(gates, remembers, tuple(found))
 
 
-def _of_memory(layer: LayerTrace, name: str) -> list[Finding]:
-    found, length = memory(layer), float(np.median(layer.lengths[layer.lengths >= 2]))
+def _of_memory(layer: LayerTrace, found: Memory) -> list[Finding]:
+    name, length = found.layer, float(np.median(layer.lengths[layer.lengths >= 2]))
     largest = float(found.left.max())
     if largest > GREW:
         text = f"The gradient grows {largest:.3g} times on its way back: it explodes."

@@ -46,7 +46,6 @@ NEAR_THE_END = 0.05
 STILL = 1e-4
 """A unit is dead if its hidden state moves by less than this over all steps: largest minus smallest."""
 
-_PROBES = 64  # hidden states up to which all rows of a Jacobian are computed; beyond, so many random ones
 _MOST_NUMBERS = 1 << 23  # of the tape of one call
 
 
@@ -99,21 +98,33 @@ def gradient_flow(layer: LayerTrace) -> GradientFlow:
     Hochreiter, diploma thesis, TU Munich (1991); Bengio, Simard & Frasconi, IEEE Trans. Neural Netw. 5 (1994)
     157, section 3.
     """
+    dh, dc, count = mean_norms(layer)
+    order, ends = np.argsort(layer.distance, kind="stable"), np.cumsum(count)[:-1]
+
+    def quantiles(gradient: npt.NDArray[Any]) -> Floats:
+        here = np.split(_norms(gradient)[order], ends)
+        return np.array([np.quantile(norms, [0.16, 0.5, 0.84]) for norms in here]).T
+
+    of_dc = None if layer.dc is None else quantiles(layer.dc)
+    return GradientFlow(label(layer), np.arange(len(count)), dh, dc, quantiles(layer.dh), of_dc, count)
+
+
+def mean_norms(layer: LayerTrace) -> tuple[Floats, Floats | None, npt.NDArray[np.int64]]:
+    """Give `dh`, `dc` and `count` of `GradientFlow` alone; parameters and errors as of `gradient_flow`."""
     if not layer.n_steps:
         raise DataError(f"layer {label(layer)}: there is no step to look at")
-    distance = layer.distance
-    T = int(distance.max()) + 1
-    count = np.bincount(distance, minlength=T)
-    order, ends = np.argsort(distance, kind="stable"), np.cumsum(count)[:-1]
+    count = np.bincount(layer.distance)
+    dh, dc = (
+        None if gradient is None else np.bincount(layer.distance, _norms(gradient), len(count)) / count
+        for gradient in (layer.dh, layer.dc)
+    )
+    assert dh is not None
+    return dh, dc, count
 
-    def summary(gradient: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-        norms = np.linalg.norm(gradient.astype(np.float64), axis=1)
-        quantiles = [np.quantile(here, [0.16, 0.5, 0.84]) for here in np.split(norms[order], ends)]
-        return np.bincount(distance, norms, T) / count, np.array(quantiles).T
 
-    dh, dh_quantiles = summary(layer.dh)
-    dc, dc_quantiles = (None, None) if layer.dc is None else summary(layer.dc)
-    return GradientFlow(label(layer), np.arange(T), dh, dc, dh_quantiles, dc_quantiles, count)
+def _norms(gradient: npt.NDArray[Any]) -> Floats:
+    norms: Floats = np.linalg.norm(gradient.astype(np.float64), axis=1)
+    return norms
 
 
 def label(layer: LayerTrace) -> str:
@@ -291,7 +302,7 @@ class Memory:
         return f"{self.horizon:g} of {length:g} steps"
 
 
-def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
+def memory(layer: LayerTrace, *, most: int = 16, probes: int = 64, seed: int = 0) -> Memory:
     """Say how far back a layer remembers, by exact Jacobian products.
 
     Parameters
@@ -299,10 +310,13 @@ def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
     layer : LayerTrace
     most : int
         Sequences to look at: evenly among those of at least two steps.
+    probes : int
+        Of a Jacobian with more rows than this, so many numbers of the hidden state, the norm is estimated by
+        so many rows of random signs, whose mean square is that of the Frobenius norm: off by about
+        ``sqrt(1 / (2 probes))``, a twelfth for 64, where one singular value is all there is, and by less
+        else.
     seed : int
-        Of the random rows by which the norm of a large Jacobian is estimated: with more than 64 numbers of
-        the hidden state, 64 rows of random signs, whose mean square is that of the Frobenius norm: off by
-        about ``sqrt(1 / 128)``, a twelfth, where one singular value is all there is, and by less else.
+        Of these rows.
 
     Returns
     -------
@@ -326,8 +340,8 @@ def memory(layer: LayerTrace, *, most: int = 16, seed: int = 0) -> Memory:
     chosen = long_enough[np.linspace(0, len(long_enough) - 1, min(most, len(long_enough))).astype(int)]
     R = layer.h.shape[1]
     rows = None
-    if R > _PROBES:
-        rows = np.random.default_rng(seed).choice([-1.0, 1.0], (_PROBES, R))
+    if probes < R:
+        rows = np.random.default_rng(seed).choice([-1.0, 1.0], (probes, R))
     curves = [_left(layer, int(b), rows) for b in chosen]
     T = max(map(len, curves))
     total, count = np.zeros(T), np.zeros(T)

@@ -1,24 +1,51 @@
-"""From what a layer left in a record to arrays that one can read: `layer_traces`."""
+"""From what layers left in records to arrays that one can read: `layers_of`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from timelike.cells import CELLS
 from timelike.inspect.layertrace import LayerTrace
 from timelike.kernels import Rows
 from timelike.ragged import gather, offsets_of
 from timelike.recording import Record
+from timelike.recurrent import Recurrent
 
-__all__ = ["layer_traces"]
+__all__ = ["layer_traces", "layers_of"]
 
 Array = npt.NDArray[Any]
+
+
+def layers_of(module: nn.Module, kept: Sequence[Record]) -> tuple[LayerTrace, ...]:
+    """Make readable what the layers of a module left, in the order in which they ran.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its names name the layers.
+    kept : sequence of Record
+        After backward.
+    """
+    names: dict[int, str] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, Recurrent):
+            for number, held in enumerate(part.held):
+                label = name if part.num_layers == 1 else f"{name}:{number}"
+                names[id(held)] = label
+    found: list[LayerTrace] = []
+    runs: Counter[str] = Counter()
+    for record in kept:
+        name = names.get(id(record.held), "")
+        runs[name] += 1  # a layer may run more than once in a forward
+        found += layer_traces(name if runs[name] == 1 else f"{name}#{runs[name]}", record)
+    return tuple(found)
 
 
 def layer_traces(name: str, record: Record) -> list[LayerTrace]:
@@ -40,7 +67,7 @@ def layer_traces(name: str, record: Record) -> list[LayerTrace]:
     kind, N, B = CELLS[layout.cell], rows.n_rows, rows.n_sequences
     H, R, GH = layout.units, layout.state_size, layout.shapes[0][0]
     order, offsets = _order(rows)
-    x, y = record.x.reshape(N, -1), record.y.reshape(N, -1)
+    x, y = (values.reshape(N, values.shape[-1]) for values in (record.x, record.y))
     found = []
     for k, direction in enumerate(("forward", "reverse")[: layout.n_directions]):
         assert record.gradients is not None

@@ -10,7 +10,6 @@ Letters as in `timelike.inspect.layertrace`.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from timelike.errors import ConfigError, DataError, nearest, require
 from timelike.files import replacing
 from timelike.inspect.layertrace import LayerTrace
-from timelike.inspect.records import layer_traces
+from timelike.inspect.records import layers_of
 from timelike.model import Model, evaluating, ragged
 from timelike.recording import Record, recording
 from timelike.recurrent import Recurrent
@@ -269,7 +268,7 @@ def trace(
             raise ConfigError(f"{type(model).__name__}: no loss was given: loss=lambda output: ...")
         loss = _last_states
     kept, value, output = _run(model, loss, input, **arguments)
-    layers = _layers(model, kept)
+    layers = layers_of(model, kept)
     D = layers[0].weights["W"].shape[1]
     if names is None:
         names = input.names if isinstance(input, Sequences) else [f"x{k}" for k in range(D)]
@@ -291,7 +290,7 @@ def _trace_model(model: Model, sequences: Sequences, loss: str | Loss | None) ->
     with evaluating(model.network):
         kept, value, logits = _run(model.network, _loss_of_model(model, sequences, loss), batch)
     probabilities = logits.double().softmax(dim=1).numpy()
-    return Trace(_layers(model.network, kept), value, probabilities, model.variables, sequences)
+    return Trace(layers_of(model.network, kept), value, probabilities, model.variables, sequences)
 
 
 def _loss_of_model(model: Model, sequences: Sequences, loss: str | Loss | None) -> Loss:
@@ -333,19 +332,3 @@ def _without_graph(output: Any) -> Any:
         parts = [_without_graph(part) for part in output]
         return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
     return output
-
-
-def _layers(module: nn.Module, kept: Sequence[Record]) -> tuple[LayerTrace, ...]:
-    names: dict[int, str] = {}
-    for name, part in module.named_modules():
-        if isinstance(part, Recurrent):
-            for number, held in enumerate(part.held):
-                label = name if part.num_layers == 1 else f"{name}:{number}"
-                names[id(held)] = label
-    found: list[LayerTrace] = []
-    runs: Counter[str] = Counter()
-    for record in kept:
-        name = names.get(id(record.held), "")
-        runs[name] += 1  # a layer may run more than once in a forward
-        found += layer_traces(name if runs[name] == 1 else f"{name}#{runs[name]}", record)
-    return tuple(found)

@@ -96,7 +96,7 @@ function showFlow() {
     const now = norms[s.t] > 0 ? `<circle class="${name}" cx="${x(s.t)}" cy="${y(norms[s.t])}" r="4.5"/>` : "";
     return `<path class="curve ${name}" d="${path}"/>${now}`;
   });
-  const text = curves.map(({ name, norms }) => `‖${symbol(name, "")}‖ = <b class="${name}">${number(norms[s.t])}</b>`).join(", ");
+  const text = curves.map(({ name, norms }) => `<span class="${name}">‖${symbol(name, "")}‖ = <b>${number(norms[s.t])}</b></span>`).join(", ");
   find("flow").innerHTML = `<svg viewBox="0 0 590 196" role="img" aria-label="Norms of the gradients of the states by step, on a logarithmic scale">${ticks.join("")}<path class="now" d="M${x(s.t)} 10V168"/>${lines.join("")}<text x="54" y="188" text-anchor="middle">1</text><text x="574" y="188" text-anchor="middle">${T > 1 ? T : ""}</text><text x="314" y="188" text-anchor="middle">step</text></svg><p>At step ${s.t + 1}: ${text}, over all units${layer().reverse ? "; this direction walks from the last step to the first" : ""}.</p>`;
   find("flow").firstChild.addEventListener("click", (event) => {
     const box = event.currentTarget.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * 590;
