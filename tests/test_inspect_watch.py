@@ -158,9 +158,9 @@ def test_watching_what_cannot_be_watched_says_so():
         with pytest.raises(ConfigError, match="0; 1 at least is needed"):
             Watch(LSTM(2, 3), **how)
     dense, layer = nn.Linear(2, 1), LSTM(2, 3)
-    with pytest.raises(ConfigError, match="Linear: no layer of timelike.nn ran forward and backward"):
+    with pytest.raises(ConfigError, match=r"Linear: no layer of timelike\.nn ran forward and backward"):
         look_at(dense, lambda: dense(torch.randn(3, 2)).sum().backward())
-    with pytest.raises(ConfigError, match="LSTM: no layer of timelike.nn ran forward and backward"):
+    with pytest.raises(ConfigError, match=r"LSTM: no layer of timelike\.nn ran forward and backward"):
         look_at(layer, lambda: layer(torch.randn(3, 1, 2)))
     with pytest.raises(ZeroDivisionError):
         look_at(layer, lambda: 1 / 0)
@@ -277,7 +277,7 @@ def test_a_file_that_cannot_be_written_is_a_clear_error(tmp_path):
     with pytest.raises(ConfigError, match=f"cannot write .*{INSPECTION}: No such file or directory"):
         log.begin()
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot write to .*file"):
+    with pytest.raises(ConfigError, match=r"cannot write to .*file"):
         TensorBoard(tmp_path / "file" / "events")
 
 

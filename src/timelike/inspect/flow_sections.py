@@ -57,9 +57,9 @@ def flow_sections(model: Model, sequences: Sequences, *, n_events: int = 300, se
         axes = plot_gradient_flow(gradient_flow(layer), remembers)
         caption = (
             f"Gradient of the loss with respect to the states of {name}, by the number of steps to the end: "
-            f"median of those of {len(chosen)} events that reach so far, in grey their number; the bands hold "
-            "68 % of them. The dashed line is the horizon, after which less than a tenth of the gradient of the last hidden "
-            "state is left, by its Jacobians."
+            f"median of those of {len(chosen)} events that reach so far, in grey their number; the bands "
+            "hold 68 % of them. The dashed line is the horizon, after which less than a tenth of the "
+            "gradient of the last hidden state is left, by its Jacobians."
         )
         alt = f"Norm of the gradient over the distance from the end, {name}"
         figures.append(Figure(f"flow-{k + 1}", axes, alt, caption))
