@@ -21,12 +21,12 @@ from timelike.fit import (
     TrainingError,
     event_weights,
     fit,
-    make_optimiser,
     train_step,
-    weighted_cross_entropy,
 )
+from timelike.losses import cross_entropy
 from timelike.model import Network, load_model, logits, predict
 from timelike.nn import Ragged
+from timelike.optimisers import make_optimiser
 from timelike.progress import Silent
 from timelike.sequences import Sequences
 from timelike.train import TrainingInterrupted, read_splits, train
@@ -95,7 +95,7 @@ def test_weights_that_cannot_be_scaled(given: Any, names: str, balance: bool, sa
 def test_loss_by_hand() -> None:
     scores = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]], dtype=torch.float64)
     labels, weights = torch.tensor([0, 1]), torch.tensor([2.0, -0.5], dtype=torch.float64)
-    loss = weighted_cross_entropy(scores, labels, weights)
+    loss = cross_entropy(scores, labels, weights)
     assert math.isclose(loss.item(), (2 * math.log(2) - 0.5 * math.log(4)) / 2, rel_tol=1e-15)
 
 
@@ -159,9 +159,9 @@ def test_a_step_is_that_of_the_optimiser(given: Any, kind: Any, arguments: Any) 
     optimiser = make_optimiser(ours, training(optimiser={"learning_rate": 0.05, **given}))
     plain = kind(theirs.parameters(), lr=0.05, **arguments)
     for _ in range(3):
-        train_step(ours, optimiser, a_batch(), None)
+        train_step(ours, optimiser, a_batch(), training(clip_norm=None))
         plain.zero_grad()
-        weighted_cross_entropy(theirs(a_batch().rows), a_batch().labels, a_batch().weights).backward()
+        cross_entropy(theirs(a_batch().rows), a_batch().labels, a_batch().weights).backward()
         plain.step()
     for mine, expected, before in zip(
         ours.parameters(), theirs.parameters(), network().parameters(), strict=True
@@ -174,8 +174,9 @@ def test_the_gradient_is_clipped() -> None:
     def length_of_step(clip: float | None) -> float:
         net = network()
         before = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
-        config = training(optimiser={"name": "sgd", "learning_rate": 1.0, "momentum": 0.0})
-        train_step(net, make_optimiser(net, config), a_batch(), clip)
+        plain = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
+        config = training(optimiser=plain, clip_norm=clip)
+        train_step(net, make_optimiser(net, config), a_batch(), config)
         after = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
         return float((after - before).norm())
 

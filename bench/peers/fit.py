@@ -13,6 +13,7 @@ from timelike import fit
 from timelike.config import AdamConfig, HeadConfig, LSTMConfig, NetworkConfig, TrainingConfig
 from timelike.model import Network
 from timelike.nn import Ragged
+from timelike.optimisers import make_optimiser
 from timelike.progress import Silent
 from timelike.sequences import Sequences
 
@@ -43,7 +44,7 @@ class Fit(Loop):
             network = Network(layers, epoch.size.D, CLASSES, dtype=dtype)
             given = weights(epoch)
             network.load_state_dict({name: torch.from_numpy(given[n]) for n, name in _NAMES.items()})
-            return network, fit.make_optimiser(network, config)
+            return network, make_optimiser(network, config)
 
         batches = fit.ShuffledBatches(
             Sequences(x, offsets, labels=labels),
@@ -63,11 +64,11 @@ class Fit(Loop):
                 rows = Ragged(torch.from_numpy(x[cuts[0] : cuts[-1]]), torch.from_numpy(cuts - cuts[0]))
                 chosen = torch.from_numpy(labels[first : first + epoch.size.B])
                 batch = fit.Batch(rows, chosen, torch.ones(len(chosen)))
-                losses.append(fit.train_step(model, adam, batch, config.clip_norm).item())
+                losses.append(fit.train_step(model, adam, batch, config).item())
             return {"losses": np.array(losses)}
 
         def call() -> float:
-            return fit.run_epoch(network, batches, optimiser, schedule, config.clip_norm, 1, Silent())
+            return fit.run_epoch(network, batches, optimiser, schedule, config, 1, Silent())
 
         return Job(call, results)
 

@@ -37,10 +37,14 @@ from timelike.errors import ConfigError, nearest
 from timelike.yamlfile import YamlDocument, read_yaml, write_yaml
 
 __all__ = [
+    "AdadeltaConfig",
+    "AdagradConfig",
     "AdamConfig",
+    "BatchNormConfig",
     "Config",
     "ConstantSchedule",
     "CosineSchedule",
+    "CountsConfig",
     "DataConfig",
     "EarlyStoppingConfig",
     "EvaluationConfig",
@@ -50,9 +54,11 @@ __all__ = [
     "InspectConfig",
     "LSTMConfig",
     "NetworkConfig",
+    "PhaseConfig",
     "PlateauSchedule",
     "RMSpropConfig",
     "RNNConfig",
+    "RegularisationConfig",
     "RemaindersConfig",
     "SGDConfig",
     "SequenceConfig",
@@ -211,22 +217,43 @@ class RemaindersConfig(_Section):
     test: tuple[NonNegativeInt, ...] = (8, 9)
 
 
+class CountsConfig(_Section):
+    """Events of each class for training and for test, by the class's name.
+
+    For a class with neither number one half is for training; with one of them the rest is for the other part.
+    """
+
+    train: dict[Text, PositiveInt] = {}
+    test: dict[Text, PositiveInt] = {}
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2  # share of the events for training
+
+
 class SplitConfig(_Section):
     """How events are shared out to training, validation and test."""
 
-    by: Literal["random", "event_number"] = "random"
+    by: Literal["random", "event_number", "alternate", "block"] = "random"
     fractions: FractionsConfig = FractionsConfig()
+    counts: CountsConfig | None = None  # alternate and block: halves, if there is nothing else
     modulo: Annotated[int, Field(ge=2)] = 10
     remainders: RemaindersConfig = RemaindersConfig()
     seed: Seed = 0
 
+    @property
+    def counts_or_halves(self) -> CountsConfig:
+        """Give `counts`, and without any one half of each class for training."""
+        return self.counts or CountsConfig()
+
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
         # Most likely `by` was forgotten, and the events would be split in another way than is meant.
-        for key in ("modulo", "remainders") if self.by == "random" else ("fractions",):
+        numbers, counted = ("modulo", "remainders"), self.by in ("alternate", "block")
+        unused = ("fractions", "counts") if self.by == "event_number" else numbers
+        for key in (*unused, "fractions") if counted else unused:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key!r} has no meaning with by: {self.by}")
-        if self.by == "random":
+        if self.counts is not None and self.fractions != type(self).model_fields["fractions"].default:
+            raise ValueError("give either 'fractions' or 'counts', not both")
+        if self.by != "event_number":
             return self
         parts = self.remainders
         given = (*parts.train, *parts.validation, *parts.test)
@@ -296,12 +323,48 @@ RecurrentLayer = Annotated[
 ]
 
 
+Activation = Literal[
+    "relu", "tanh", "elu", "gelu", "silu", "sigmoid", "softsign", "symmrelu", "gauss", "linear"
+]  # symmrelu: |x|; gauss: exp(-x^2)
+
+
+class BatchNormConfig(_Section):
+    """Batch normalisation of the inputs of dense layers (Ioffe & Szegedy, arXiv:1502.03167)."""
+
+    before: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)  # which, from 0
+    # Share of a new batch in the running mean; None: all batches count the same.
+    momentum: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.1
+    epsilon: PositiveFloat = 1e-5
+
+
 class HeadConfig(_Section):
     """The dense layers between the pooled state and the class scores."""
 
     units: tuple[PositiveInt, ...] = (32,)
-    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+    activation: Activation | Annotated[tuple[Activation, ...], Field(min_length=1)] = "relu"  # or of each
     dropout: Fraction = 0.0
+    batch_norm: BatchNormConfig | None = None
+    # softmax: a number for each class; sigmoid: of two classes one number, for the last of them
+    output: Literal["softmax", "sigmoid"] = "softmax"
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Activation of each dense layer but the last."""
+        if isinstance(self.activation, tuple):
+            return self.activation
+        return (self.activation,) * len(self.units)
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadConfig:
+        if len(self.activations) != len(self.units):
+            raise ValueError(f"{len(self.units)} layers of units have {len(self.activations)} activations")
+        for k in self.batch_norm.before if self.batch_norm else ():
+            if k > len(self.units):
+                raise ValueError(f"batch_norm before dense layer {k}: the layers are 0..{len(self.units)}")
+        return self
+
+
+Initialiser = Literal["torch", "xavier", "xavier_uniform", "gauss", "uniform", "identity", "zero"]
 
 
 class NetworkConfig(_Section):
@@ -309,8 +372,18 @@ class NetworkConfig(_Section):
 
     recurrent: Annotated[tuple[RecurrentLayer, ...], Field(min_length=1)] = (LSTMConfig(),)
     dropout: Fraction = 0.0  # between recurrent layers
-    pooling: Literal["last", "mean", "max"] = "last"
+    pooling: Literal["last", "mean", "max", "flatten"] = "last"
+    steps: PositiveInt | None = None  # with flatten: so many has every sequence
     head: HeadConfig = HeadConfig()
+    initialiser: Initialiser = "torch"
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkConfig:
+        if self.pooling == "flatten" and self.steps is None:
+            raise ValueError("pooling: flatten needs 'steps', the number of steps of every sequence")
+        if self.pooling != "flatten" and self.steps is not None:
+            raise ValueError(f"'steps' has no meaning with pooling: {self.pooling}")
+        return self
 
 
 # -- training -----------------------------------------------------------------------------------------------
@@ -328,6 +401,7 @@ class AdamConfig(_Optimiser):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: PositiveFloat = 1e-8
+    epsilon_hat: bool = False  # add epsilon before the correction of the bias: Kingma & Ba, end of section 2
 
 
 class SGDConfig(_Optimiser):
@@ -353,6 +427,25 @@ class RMSpropConfig(_Optimiser):
     alpha: Fraction = 0.99
     momentum: Fraction = 0.0
     epsilon: PositiveFloat = 1e-8
+    epsilon_in_root: bool = False  # sqrt(v + epsilon) in place of sqrt(v) + epsilon
+
+
+class AdagradConfig(_Optimiser):
+    """Adagrad (Duchi, Hazan & Singer, JMLR 12 (2011) 2121)."""
+
+    name: Literal["adagrad"]
+    learning_rate: PositiveFloat = 0.01
+    epsilon: PositiveFloat = 1e-10
+    epsilon_in_root: bool = False
+
+
+class AdadeltaConfig(_Optimiser):
+    """Adadelta (Zeiler, arXiv:1212.5701)."""
+
+    name: Literal["adadelta"]
+    learning_rate: PositiveFloat = 1.0
+    rho: Fraction = 0.9
+    epsilon: PositiveFloat = 1e-6
 
 
 class ConstantSchedule(_Section):
@@ -377,7 +470,9 @@ class PlateauSchedule(_Section):
 
 
 Optimiser = Annotated[
-    AdamConfig | SGDConfig | RMSpropConfig, Field(discriminator="name"), _named(default="adam")
+    AdamConfig | SGDConfig | RMSpropConfig | AdagradConfig | AdadeltaConfig,
+    Field(discriminator="name"),
+    _named(default="adam"),
 ]
 Schedule = Annotated[
     ConstantSchedule | CosineSchedule | PlateauSchedule,
@@ -391,6 +486,26 @@ class EarlyStoppingConfig(_Section):
 
     patience: PositiveInt = 5
     metric: Literal["loss", "auc"] = "loss"
+    every: PositiveInt = 1  # epochs after which the metric is asked: those between are no candidates
+
+
+class RegularisationConfig(_Section):
+    """Add to the loss `strength` times the sum of squares (l2) or sizes (l1) of all weights but biases."""
+
+    name: Literal["l1", "l2"] = "l2"
+    strength: PositiveFloat
+
+
+class PhaseConfig(_Section):
+    """A later phase of a training: what it does not name stays as in the first."""
+
+    optimiser: Optimiser = AdamConfig()
+    schedule: Schedule = ConstantSchedule()
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 128
+    early_stopping: EarlyStoppingConfig | None = None
+    regularisation: RegularisationConfig | None = None
+    clip_norm: PositiveFloat | None = None
 
 
 class InspectConfig(_Section):
@@ -404,20 +519,31 @@ class InspectConfig(_Section):
 class TrainingConfig(_Section):
     """How the network is fitted."""
 
-    loss: Literal["cross_entropy"] = "cross_entropy"
+    # sigmoid_cross_entropy: each score by itself; squared_error: of the scores before softmax or sigmoid
+    loss: Literal["cross_entropy", "sigmoid_cross_entropy", "squared_error"] = "cross_entropy"
     optimiser: Optimiser = AdamConfig()
     schedule: Schedule = ConstantSchedule()
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 128
     early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
+    regularisation: RegularisationConfig | None = None
     clip_norm: PositiveFloat | None = 5.0
-    class_balance: bool = True
+    # true: the same sum of weights for all classes; number: for each class as many as it has events
+    class_balance: bool | Literal["number"] = True
+    negative_weights: Literal["use", "ignore", "absolute"] = "use"
     dtype: Literal["float32", "float64"] = "float32"
     seed: Seed = 0
     # The kernels run on one thread; more of them only meet at PyTorch's barriers, after every few
     # microseconds of work. On a busy machine that made the demo's training twenty times slower.
     threads: PositiveInt = 1
     inspect: InspectConfig | None = None
+    then: tuple[PhaseConfig, ...] = ()  # phases that follow, each from the best weights so far
+
+    @property
+    def phases(self) -> tuple[TrainingConfig, ...]:
+        """The settings of each phase."""
+        named = [{key: getattr(phase, key) for key in phase.model_fields_set} for phase in self.then]
+        return self, *(self.model_copy(update=values) for values in named)
 
 
 class EvaluationConfig(_Section):
@@ -451,6 +577,17 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: Text = "runs/timelike"
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        names = self.data.class_names
+        if self.network.head.output == "sigmoid" and len(names) != 2:
+            raise ValueError(f"network.head.output: sigmoid is for two classes; there are {len(names)}")
+        for part in ("train", "test") if self.split.counts else ():
+            for name in getattr(self.split.counts, part):
+                if name not in names:
+                    raise ValueError(f"split.counts.{part}: {name!r} is not a class; {nearest(name, names)}")
+        return self
 
     _base: Path = PrivateAttr(default=Path("."))
 

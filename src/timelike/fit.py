@@ -13,26 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from timelike.config import (
-    AdamConfig,
-    CosineSchedule,
-    EarlyStoppingConfig,
-    PlateauSchedule,
-    RMSpropConfig,
-    SGDConfig,
-    TrainingConfig,
-)
+from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
 from timelike.errors import DataError, TimelikeError
 from timelike.inspect.watch import Watch
+from timelike.losses import loss_of, penalty
 from timelike.model import Network, logits, ragged
 from timelike.nn import Ragged
+from timelike.optimisers import make_optimiser
 from timelike.progress import Progress, Silent
 from timelike.ragged import gather
 from timelike.roc import roc_curve
@@ -78,7 +72,12 @@ class FitResult:
 
 
 def event_weights(
-    sequences: Sequences, class_names: tuple[str, ...], *, balance: bool, where: str
+    sequences: Sequences,
+    class_names: tuple[str, ...],
+    *,
+    balance: bool | Literal["number"],
+    where: str,
+    negative: Literal["use", "ignore", "absolute"] = "use",
 ) -> npt.NDArray[np.float64]:
     """Scale the event weights to a mean of one, in each class if they are to be balanced.
 
@@ -88,15 +87,17 @@ def event_weights(
         With labels; without weights each event weighs 1.
     class_names : tuple of C str
         What errors call the classes.
-    balance : bool
-        Give every class the same sum, B / C.
+    balance : bool or "number"
+        Give every class the same sum, B / C, or that of its number of events.
     where : str
         What errors call these events.
+    negative : {"use", "ignore", "absolute"}
+        What becomes of negative weights: they stay, become 0, or lose their sign.
 
     Returns
     -------
     array [B]
-        Weights that sum to B; negative ones stay negative.
+        Weights that sum to B.
 
     Raises
     ------
@@ -107,6 +108,8 @@ def event_weights(
     if labels is None:
         raise DataError(f"{where}: the events have no labels")
     weights = np.ones(n) if sequences.weights is None else sequences.weights
+    if negative != "use":
+        weights = np.abs(weights) if negative == "absolute" else np.maximum(weights, 0.0)
     counts = np.bincount(labels, minlength=len(class_names))
     sums = np.bincount(labels, weights=weights, minlength=len(class_names))
     for name, count, total in zip(class_names, counts, sums, strict=True):
@@ -118,7 +121,10 @@ def event_weights(
                 f"{where}: the weights of the {count} events of class {name!r} sum to {total:g}; "
                 "a positive sum is needed"
             )
-    factors = n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
+    if balance == "number":
+        factors = counts / sums
+    else:
+        factors = n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
     scaled: npt.NDArray[np.float64] = weights * factors[labels]
     return scaled
 
@@ -185,16 +191,6 @@ class ShuffledBatches:
             yield Batch(batch, labels[start:stop], weights[start:stop])
 
 
-def weighted_cross_entropy(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Mean of ``-w log p(label)`` over a batch.
-
-    The sum is divided by the number of events, not by the sum of their weights: that of a batch may be
-    near zero where weights are negative. Weights of mean one over all events give the same scale.
-    """
-    losses = nn.functional.cross_entropy(scores, labels, reduction="none")
-    return torch.dot(losses, weights) / len(labels)
-
-
 def fit(
     network: Network,
     training: Sequences,
@@ -242,43 +238,46 @@ def fit(
     """
     progress = Silent() if progress is None else progress
     dtype = next(network.parameters()).dtype
-    balance = config.class_balance
-    batches = ShuffledBatches(
-        training,
-        event_weights(training, class_names, balance=balance, where="training"),
-        batch_size=config.batch_size,
-        dtype=dtype,
-        seed=config.seed,
-    )
-    judge = _Judge(
-        validation,
-        event_weights(validation, class_names, balance=balance, where="validation"),
-        class_names.index(signal),
-    )
-    optimiser = make_optimiser(network, config)
-    schedule = _Schedule(optimiser, config, len(batches))
-    best = _Best(config.early_stopping)
+
+    def weights_of(sequences: Sequences, where: str) -> npt.NDArray[np.float64]:
+        how = {"balance": config.class_balance, "negative": config.negative_weights}
+        return event_weights(sequences, class_names, **how, where=where)  # type: ignore[arg-type]
+
+    own = weights_of(training, "training")
+    judge = _Judge(validation, weights_of(validation, "validation"), class_names.index(signal))
+    best = _Best()
     history: tuple[Epoch, ...] = ()
-    weights: dict[str, Tensor] = {}
-    progress.start(config.epochs, len(batches))
-    try:
-        for number in range(1, config.epochs + 1):
-            started = time.perf_counter()
-            loss = run_epoch(network, batches, optimiser, schedule, config.clip_norm, number, progress, watch)
-            validation_loss, auc = judge(network, number)
-            rate, seconds = schedule.rate, time.perf_counter() - started
-            history += (Epoch(number, loss, validation_loss, auc, rate, seconds),)
-            improved = best.take(history[-1])
-            if improved:
-                weights = {name: value.clone() for name, value in network.state_dict().items()}
-            on_epoch(history, improved)
-            progress.epoch(vars(history[-1]), improved=improved)
-            if best.exhausted:
-                break
-            schedule.after_epoch(best.metric(history[-1]))
-    finally:
-        progress.stop()
-    network.load_state_dict(weights)
+    kept: dict[str, Tensor] = {}
+    for index, phase in enumerate(config.phases):
+        if kept:
+            network.load_state_dict(kept)
+        # Each phase draws its own orders.
+        batches = ShuffledBatches(
+            training, own, batch_size=phase.batch_size, dtype=dtype, seed=config.seed + index
+        )
+        optimiser = make_optimiser(network, phase)
+        schedule = _Schedule(optimiser, phase, len(batches))
+        best.begin(phase.early_stopping)
+        first = len(history) + 1
+        progress.start(first - 1 + phase.epochs, len(batches))
+        try:
+            for number in range(first, first + phase.epochs):
+                started = time.perf_counter()
+                loss = run_epoch(network, batches, optimiser, schedule, phase, number, progress, watch)
+                validation_loss, auc = judge(network, phase, number)
+                rate, seconds = schedule.rate, time.perf_counter() - started
+                history += (Epoch(number, loss, validation_loss, auc, rate, seconds),)
+                improved = best.take(history[-1], number - first + 1)
+                if improved:
+                    kept = {name: value.clone() for name, value in network.state_dict().items()}
+                on_epoch(history, improved)
+                progress.epoch(vars(history[-1]), improved=improved)
+                if best.exhausted:
+                    break
+                schedule.after_epoch(best.metric(history[-1]))
+        finally:
+            progress.stop()
+    network.load_state_dict(kept)
     return FitResult(history, best.epoch)
 
 
@@ -287,7 +286,7 @@ def run_epoch(
     batches: ShuffledBatches,
     optimiser: torch.optim.Optimizer,
     schedule: _Schedule,
-    clip_norm: float | None,
+    config: TrainingConfig,
     number: int,
     progress: Progress,
     watch: Watch | None = None,
@@ -296,7 +295,7 @@ def run_epoch(
     network.train()
     losses = torch.empty(len(batches), dtype=torch.float64)
     for index, batch in enumerate(batches):
-        losses[index] = train_step(network, optimiser, batch, clip_norm, watch)
+        losses[index] = train_step(network, optimiser, batch, config, watch)
         schedule.after_batch()
         progress.batch()
     finite = losses.isfinite()
@@ -313,38 +312,21 @@ def train_step(
     network: Network,
     optimiser: torch.optim.Optimizer,
     batch: Batch,
-    clip_norm: float | None,
+    config: TrainingConfig,
     watch: Watch | None = None,
 ) -> Tensor:
     """Change the weights by one batch and give its loss."""
+    loss_of_batch = loss_of(config, sigmoid=network.sigmoid)
     network.zero_grad(set_to_none=True)  # the optimiser's own is slower by its hooks
     with nullcontext() if watch is None else watch.step():
-        loss = weighted_cross_entropy(network(batch.rows), batch.labels, batch.weights)
+        loss = loss_of_batch(network(batch.rows), batch.labels, batch.weights)
+        if config.regularisation is not None:
+            loss = loss + penalty(network, config.regularisation)
         loss.backward()  # type: ignore[no-untyped-call]
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
     optimiser.step()
     return loss.detach()
-
-
-def make_optimiser(network: Network, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the optimiser of a config; fused where torch has that, which is three times as fast here."""
-    given, parameters = config.optimiser, list(network.parameters())
-    common: dict[str, Any] = {"lr": given.learning_rate, "weight_decay": given.weight_decay}
-    optimiser: torch.optim.Optimizer
-    if isinstance(given, AdamConfig):
-        kind = torch.optim.AdamW if given.name == "adamw" else torch.optim.Adam
-        betas = (given.beta1, given.beta2)
-        optimiser = kind(parameters, betas=betas, eps=given.epsilon, fused=True, **common)
-    elif isinstance(given, SGDConfig):
-        optimiser = torch.optim.SGD(
-            parameters, momentum=given.momentum, nesterov=given.nesterov, fused=True, **common
-        )
-    elif isinstance(given, RMSpropConfig):
-        optimiser = torch.optim.RMSprop(
-            parameters, alpha=given.alpha, momentum=given.momentum, eps=given.epsilon, **common
-        )
-    return optimiser
 
 
 class _Schedule:
@@ -389,9 +371,12 @@ class _Judge:
         self._weights = weights
         self._labels = torch.from_numpy(np.array(validation.labels))
 
-    def __call__(self, network: Network, number: int) -> tuple[float, float]:
+    def __call__(self, network: Network, config: TrainingConfig, number: int) -> tuple[float, float]:
         scores = logits(network, self._sequences).double()
-        loss = float(weighted_cross_entropy(scores, self._labels, torch.from_numpy(self._weights)))
+        loss_of_all = loss_of(config, sigmoid=network.sigmoid)
+        loss = float(loss_of_all(scores, self._labels, torch.from_numpy(self._weights)))
+        if config.regularisation is not None:
+            loss += float(penalty(network, config.regularisation))
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after epoch {number}: "
@@ -405,25 +390,31 @@ class _Judge:
 class _Best:
     """Keeps the best epoch and counts those that were not better."""
 
-    def __init__(self, config: EarlyStoppingConfig | None) -> None:
-        self._patience = config.patience if config else None
-        self._by_auc = config is not None and config.metric == "auc"
+    def __init__(self) -> None:
         self._lowest = float("inf")
-        self._waited = 0
         self.epoch: Epoch
+
+    def begin(self, config: EarlyStoppingConfig | None) -> None:
+        """Begin a phase: what was the best stays so until it is beaten."""
+        self._config = config or EarlyStoppingConfig()
+        self._stops = config is not None
+        self._waited = 0
 
     def metric(self, epoch: Epoch) -> float:
         """Give what is to become small."""
-        return -epoch.validation_auc if self._by_auc else epoch.validation_loss
+        by_auc = self._stops and self._config.metric == "auc"
+        return -epoch.validation_auc if by_auc else epoch.validation_loss
 
-    def take(self, epoch: Epoch) -> bool:
-        improved = self.metric(epoch) < self._lowest
+    def take(self, epoch: Epoch, number: int) -> bool:
+        """Say whether an epoch, the number-th of its phase, is the best so far."""
+        self._asked = number % self._config.every == 0
+        first = self._lowest == float("inf")  # without any other it is the best
+        improved = (self._asked or first) and self.metric(epoch) < self._lowest
         if improved:
-            self.epoch, self._lowest, self._waited = epoch, self.metric(epoch), 0
-        else:
-            self._waited += 1
+            self.epoch, self._lowest = epoch, self.metric(epoch)
+        self._waited = 0 if improved else self._waited + 1
         return improved
 
     @property
     def exhausted(self) -> bool:
-        return self._patience is not None and self._waited >= self._patience
+        return self._stops and self._asked and self._waited >= self._config.patience

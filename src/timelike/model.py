@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from timelike.config import DataConfig, GRUConfig, LSTMConfig, NetworkConfig, RNNConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms
-from timelike.errors import ModelFileError
+from timelike.errors import DataError, ModelFileError
+from timelike.initialisers import initialise
 from timelike.modelfile import read_model_file, write_model_file
 from timelike.nn import GRU, LSTM, RNN, Ragged
 from timelike.sequences import Sequences
@@ -53,6 +54,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": nn.functional.elu,
     "gelu": nn.functional.gelu,
     "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+    "softsign": nn.functional.softsign,
+    "symmrelu": torch.abs,
+    "gauss": lambda x: torch.exp(-x.square()),
+    "linear": lambda x: x,
 }
 # Rows of a batch where only scores are wanted: enough to keep the kernels busy, a few MB of activations.
 _ROWS_AT_ONCE = 1 << 16
@@ -84,10 +90,22 @@ class Network(nn.Module):
             made = _layer(layer, size, dtype)
             self.recurrent.append(made)
             size = made.output_size
-        self.head = nn.ModuleList()
-        for units in (*config.head.units, n_classes):
+        size *= config.steps or 1
+        self.head, self.norms = nn.ModuleList(), nn.ModuleDict()
+        norm = config.head.batch_norm
+        for index, units in enumerate((*config.head.units, 1 if self.sigmoid else n_classes)):
+            if norm is not None and index in norm.before:
+                self.norms[str(index)] = nn.BatchNorm1d(
+                    size, eps=norm.epsilon, momentum=norm.momentum, dtype=dtype
+                )
             self.head.append(nn.Linear(size, units, dtype=dtype))
             size = units
+        initialise(self, config.initialiser)
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether there is one score for two classes."""
+        return self.config.head.output == "sigmoid"
 
     def forward(self, batch: Ragged) -> Tensor:
         """Compute the logits of a batch.
@@ -109,12 +127,20 @@ class Network(nn.Module):
                 batch = Ragged(dropped, batch.offsets)
             batch, last = layer(batch)
             final = last[0] if isinstance(last, tuple) else last
-        x = pool(batch, final, self.config.pooling)
-        for layer in self.head[:-1]:
-            x = _ACTIVATIONS[self.config.head.activation](layer(x))
+        x = pool(batch, final, self.config.pooling, self.config.steps)
+        for index, (layer, activation) in enumerate(
+            zip(self.head, self.config.head.activations, strict=False)
+        ):
+            x = _ACTIVATIONS[activation](layer(self._normed(index, x)))
             x = nn.functional.dropout(x, self.config.head.dropout, self.training)
-        scores: Tensor = self.head[-1](x)
-        return scores
+        scores: Tensor = self.head[-1](self._normed(len(self.head) - 1, x))
+        # The sigmoid of a number is the softmax of it and 0.
+        return nn.functional.pad(scores, (1, 0)) if self.sigmoid else scores
+
+    def _normed(self, index: int, x: Tensor) -> Tensor:
+        """Give the inputs of a dense layer, normalised where the config says so."""
+        normed: Tensor = self.norms[str(index)](x) if str(index) in self.norms else x
+        return normed
 
 
 def _layer(config: LSTMConfig | GRUConfig | RNNConfig, size: int, dtype: torch.dtype) -> LSTM | GRU | RNN:
@@ -128,7 +154,7 @@ def _layer(config: LSTMConfig | GRUConfig | RNNConfig, size: int, dtype: torch.d
     return RNN(size, config.units, nonlinearity=config.cell.removeprefix("rnn_"), **options)
 
 
-def pool(batch: Ragged, final: Tensor, how: str) -> Tensor:
+def pool(batch: Ragged, final: Tensor, how: str, steps: int | None = None) -> Tensor:
     """Reduce the hidden states of each sequence to one vector; zeros for a sequence without steps.
 
     Parameters
@@ -137,14 +163,32 @@ def pool(batch: Ragged, final: Tensor, how: str) -> Tensor:
         Hidden states [N, H dirs] of all steps, and offsets [B+1].
     final : Tensor [dirs, B, H]
         Each direction's state after its last step.
-    how : {"last", "mean", "max"}
-        "last" takes the final states, so for the backward direction that at the first step.
+    how : {"last", "mean", "max", "flatten"}
+        "last" takes the final states, so for the backward direction that at the first step; "flatten" the
+        states of all steps one behind the other.
+    steps : int, optional
+        With "flatten" the number T of steps that every sequence must have.
 
     Returns
     -------
     Tensor
-        Shape [B, H dirs].
+        Shape [B, H dirs], with "flatten" [B, T H dirs].
+
+    Raises
+    ------
+    DataError
+        With "flatten", if a sequence has another number of steps.
     """
+    if how == "flatten":
+        assert steps is not None
+        wrong = (batch.offsets.diff() != steps).nonzero()
+        if len(wrong):
+            b = int(wrong[0])
+            n = int(batch.offsets[b + 1] - batch.offsets[b])
+            raise DataError(
+                f"a sequence has {n} steps; the network takes {steps}, no more and no fewer (pooling: flatten)"
+            )
+        return batch.values.reshape(final.shape[1], -1)
     if how == "last":
         # After no step the state is still the initial one, zero.
         return final.transpose(0, 1).flatten(1)
@@ -290,7 +334,9 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
         "sequence": model.sequence.model_dump(mode="json"),
         "training": dict(model.training),
     }
-    write_model_file(path, {k: v.numpy() for k, v in model.network.state_dict().items()}, meta)
+    # Batch normalisation counts its batches, in whole numbers, for training alone.
+    weights = {k: v.numpy() for k, v in model.network.state_dict().items() if v.is_floating_point()}
+    write_model_file(path, weights, meta)
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -330,7 +376,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     dtype = next(iter(weights.values())).dtype
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing; leave no trace of it
         network = Network(config, len(meta["variables"]), len(meta["classes"]), dtype=dtype)
-    network.load_state_dict(weights)
+    network.load_state_dict(network.state_dict() | weights)
     return Model(
         network=network.eval(),
         transforms=transforms,

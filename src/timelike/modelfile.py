@@ -63,7 +63,8 @@ def expected_shapes(
     Recurrent layer `l` has torch's names: ``recurrent.{l}.weight_ih_l0`` is [G H, D], ``weight_hh_l0`` is
     [G H, R], and two biases are [G H], with whatever else belongs to the cell (`timelike.cells`); names with
     ``_reverse`` belong to the backward direction. Dense layer `k` of the head has ``head.{k}.weight``
-    [out, in] and ``head.{k}.bias`` [out].
+    [out, in] and ``head.{k}.bias`` [out], and where its inputs are normalised ``norms.{k}.weight``, ``bias``,
+    ``running_mean`` and ``running_var`` [in].
 
     Parameters
     ----------
@@ -89,7 +90,13 @@ def expected_shapes(
         for suffix in directions:
             shapes |= {f"recurrent.{index}.{name}_l0{suffix}": shape for name, shape in of_layer.items()}
         size = (proj_size or layer["units"]) * len(directions)
-    for index, units in enumerate((*network["head"]["units"], n_classes)):
+    size *= network.get("steps") or 1
+    head = network["head"]
+    normed = (head.get("batch_norm") or {}).get("before", ())
+    for index, units in enumerate((*head["units"], 1 if head.get("output") == "sigmoid" else n_classes)):
+        if index in normed:
+            names = ("weight", "bias", "running_mean", "running_var")
+            shapes |= {f"norms.{index}.{name}": (size,) for name in names}
         shapes[f"head.{index}.weight"] = (units, size)
         shapes[f"head.{index}.bias"] = (units,)
         size = units

@@ -21,7 +21,7 @@ class Progress(Protocol):
         """Take a line about the data or the network."""
 
     def start(self, epochs: int, batches: int) -> None:
-        """Take the number of epochs, and of batches in each."""
+        """Take the number of the last epoch, and how many batches each has; once for each phase."""
 
     def batch(self) -> None:
         """Take note of one more batch done."""
@@ -100,7 +100,7 @@ class Bar(Lines):
             transient=True,
         )
         self._task: Any = None
-        self._batches = 0
+        self._done = 0  # epochs
 
     def say(self, text: str) -> None:
         """Write the line above the bar."""
@@ -109,8 +109,8 @@ class Bar(Lines):
     def start(self, epochs: int, batches: int) -> None:
         """Show the bar."""
         super().start(epochs, batches)
-        self._batches = batches
-        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * batches)
+        following = self._done + 1
+        self._task = self._bar.add_task(f"epoch {following}/{epochs}", total=(epochs - self._done) * batches)
         self._bar.start()
 
     def batch(self) -> None:
@@ -120,7 +120,8 @@ class Bar(Lines):
     def epoch(self, record: Mapping[str, float], *, improved: bool) -> None:
         """Write the epoch's line above the bar."""
         super().epoch(record, improved=improved)
-        following = min(int(record["epoch"]) + 1, self.epochs)
+        self._done = int(record["epoch"])
+        following = min(self._done + 1, self.epochs)
         self._bar.update(self._task, description=f"epoch {following}/{self.epochs}")
 
     def stop(self) -> None:

@@ -149,7 +149,8 @@ def _listed(names: tuple[str, ...]) -> str:
 def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> dict[str, str | int | float]:
     record = model.training
     layers = ", ".join(layer.summary for layer in config.network.recurrent)
-    head = ", ".join(f"dense {units}" for units in config.network.head.units)
+    of_head = zip(config.network.head.units, config.network.head.activations, strict=True)
+    head = ", ".join(f"dense {units} {activation}" for units, activation in of_head)
     return {
         "network": ", ".join(part for part in (layers, f"pooling {config.network.pooling}", head) if part),
         "n_parameters": model.n_parameters,

@@ -1,6 +1,8 @@
 """Shares of the events for training, validation and test.
 
 - `by: random` -- each class is shuffled by itself and cut, so that all parts have the same mix of classes;
+- `by: alternate`, `by: block` -- so many events of each class for training and for test, taken in turn or one
+  lot after the other, in the order of the files; with counts, `by: random` draws them.
 - `by: event_number` -- an event's number modulo some k decides: it stays in its part whatever else is read.
 """
 
@@ -16,7 +18,7 @@ from timelike.errors import DataError
 from timelike.sequences import Sequences
 
 if TYPE_CHECKING:
-    from timelike.config import SplitConfig
+    from timelike.config import CountsConfig, SplitConfig
 
 __all__ = ["PARTS", "split"]
 
@@ -58,6 +60,9 @@ def split(
     if config.by == "event_number":
         parts = _by_event_number(sequences, config)
         asked = [part for part in PARTS if getattr(config.remainders, part)]
+    elif config.counts is not None or config.by != "random":
+        parts = _by_counts(sequences, config, class_names)
+        asked = list(PARTS)
     else:
         parts = _by_chance(sequences, config)
         asked = [part for part in PARTS if getattr(config.fractions, part) > 0]
@@ -82,6 +87,48 @@ def _by_event_number(sequences: Sequences, config: SplitConfig) -> dict[str, npt
         raise DataError("split by event_number: the events have no numbers")
     remainders = sequences.events % config.modulo
     return {part: np.flatnonzero(np.isin(remainders, getattr(config.remainders, part))) for part in PARTS}
+
+
+def _by_counts(
+    sequences: Sequences, config: SplitConfig, class_names: Sequence[str]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Take so many events of each class; the last of those for training are for validation."""
+    counts = config.counts_or_halves
+    rng = np.random.default_rng(config.seed)
+    labels = _classes(sequences)
+    pieces: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
+    for label in np.unique(labels):
+        events = np.flatnonzero(labels == label)
+        name = class_names[label] if class_names else str(label)
+        train, test = _numbers(name, len(events), counts)
+        if config.by == "random":
+            events = rng.permutation(events)
+        elif config.by == "alternate":
+            # By how much of its part is used up at each event: then both are spread over all that are taken.
+            events = events[: train + test]
+            due = np.concatenate([(np.arange(n) + 0.5) / n for n in (train, test)])
+            turn = np.argsort(due, kind="stable") < train
+            events = np.concatenate([events[turn], events[~turn]])
+        n = int(np.rint(train * (1 - counts.validation)))
+        for part, piece in zip(PARTS, np.split(events[: train + test], [n, train]), strict=True):
+            pieces[part].append(piece)
+    nobody = np.empty(0, dtype=np.int64)
+    return {part: np.sort(np.concatenate([nobody, *pieces[part]])) for part in PARTS}
+
+
+def _numbers(name: str, n: int, counts: CountsConfig) -> tuple[int, int]:
+    """Give the number of events of a class for training and for test."""
+    train, test = counts.train.get(name), counts.test.get(name)
+    if train is None and test is None:
+        train = n // 2
+    train = n - (test or 0) if train is None else train
+    test = n - train if test is None else test
+    if train < 1 or test < 0 or train + test > n:
+        raise DataError(
+            f"split.counts: class {name!r} has {n} events; {max(train, 0)} for training and "
+            f"{max(test, 0)} for test were asked for"
+        )
+    return train, test
 
 
 def _by_chance(sequences: Sequences, config: SplitConfig) -> dict[str, npt.NDArray[np.int64]]:
