@@ -54,6 +54,7 @@ FLOORS = [
     {"fit"},
     {"train", "apply"},
     {"runs"},
+    {"tmva"},
     {"commands"},
     {"cli"},
 ]
@@ -79,6 +80,7 @@ TORCH = {
     "train",
     "apply",
     "runs",
+    "tmva",
     "commands",
 }
 

@@ -186,7 +186,7 @@ def pool(batch: Ragged, final: Tensor, how: str, steps: int | None = None) -> Te
             b = int(wrong[0])
             n = int(batch.offsets[b + 1] - batch.offsets[b])
             raise DataError(
-                f"a sequence has {n} steps; the network takes {steps}, no more and no fewer (pooling: flatten)"
+                f"a sequence has {n} steps; the network takes {steps}, not more, not less (pooling: flatten)"
             )
         return batch.values.reshape(final.shape[1], -1)
     if how == "last":

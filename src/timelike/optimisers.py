@@ -49,7 +49,7 @@ def make_optimiser(network: nn.Module, config: TrainingConfig) -> torch.optim.Op
 
 
 def _with_epsilon_hat(epsilon: float) -> Callable[..., None]:
-    """Give each step of Adam the epsilon that does to the corrected root what epsilon-hat does to the other."""
+    """Give each step of Adam the epsilon that is to the corrected root what epsilon-hat is to the other."""
 
     def before(optimiser: torch.optim.Optimizer, *_: object) -> None:
         for group in optimiser.param_groups:
