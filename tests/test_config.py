@@ -146,6 +146,24 @@ def test_the_written_config_says_the_same_from_another_folder(tmp_path: Path, sp
     assert again.data.model_copy(update={"files": ()}) == config.data.model_copy(update={"files": ()})
 
 
+def test_phases_name_what_changes(tmp_path: Path) -> None:
+    extra = "training: {epochs: 3, clip_norm: 2.0, early_stopping: {every: 7}, "
+    extra += "then: [{epochs: 5}, {clip_norm: null}]}"
+    config = load_config(written(tmp_path, f"{DATA}{extra}\n"))
+    first, second, third = config.training.phases
+    assert (first.epochs, second.epochs, third.epochs) == (3, 5, 3)
+    assert (first.clip_norm, second.clip_norm, third.clip_norm) == (2.0, 2.0, None)
+    assert second.early_stopping.every == 7
+    (tmp_path / "again.yaml").write_text(config.written_for(tmp_path), encoding="utf-8")
+    assert load_config(tmp_path / "again.yaml").training.phases == config.training.phases
+
+
+def test_a_sigmoid_is_for_two_classes(tmp_path: Path) -> None:
+    three = DATA.replace("top:", 'w: "label == 2", top:')
+    path = written(tmp_path, f"{three}network: {{head: {{output: sigmoid}}}}\n")
+    check_refused(path, "network.head.output: sigmoid is for two classes; there are 3")
+
+
 def test_absolute_paths_stay(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, DATA.replace("jets.root", "/data/jets.root")))
     assert "- /data/jets.root" in config.written_for(tmp_path / "elsewhere")
@@ -239,6 +257,45 @@ BELOW_DATA = {
         "split.fractions: train, validation and test sum to 0.8",
     ),
     "order of nothing": ("sequence: {order: ascending}", "sequence: order: ascending has no meaning without"),
+    "counts by number": (
+        "split: {by: event_number, counts: {train: {qcd: 3}}}",
+        "split: 'counts' has no meaning with by: event_number",
+    ),
+    "fractions in turn": (
+        "split: {by: block, fractions: {train: 0.5, test: 0.4}}",
+        "split: 'fractions' has no meaning with by: block",
+    ),
+    "counts of nothing": (
+        "split: {counts: {train: {tpo: 3}}}",
+        "split.counts.train: 'tpo' is not a class; nearest: 'top'",
+    ),
+    "two ways of shares": (
+        "split: {fractions: {train: 0.5, test: 0.4}, counts: {test: {top: 1}}}",
+        "split: give either 'fractions' or 'counts', not both",
+    ),
+    "flat without steps": ("network: {pooling: flatten}", "network: pooling: flatten needs 'steps'"),
+    "steps without flat": ("network: {steps: 3}", "network: 'steps' has no meaning with pooling: last"),
+    "too few activations": (
+        "network: {head: {units: [3, 4, 5], activation: [tanh, relu]}}",
+        "network.head: 3 layers of units have 2 activations",
+    ),
+    "no such activation": ("network: {head: {activation: tahn}}", "network.head.activation: given 'tahn'"),
+    "no such activation of one": (
+        "network: {head: {units: [3], activation: [tahn]}}",
+        "network.head.activation.0: given 'tahn'",
+    ),
+    "normalised beyond": (
+        "network: {head: {units: [3], batch_norm: {before: [2]}}}",
+        "network.head: batch_norm before dense layer 2: the layers are 0..1",
+    ),
+    "initialiser": ("network: {initialiser: xavir}", "network.initialiser: given 'xavir'"),
+    "strength": (
+        "training: {regularisation: {name: l2, strength: 0}}",
+        "training.regularisation.strength: given 0; it must be greater than 0",
+    ),
+    "phase": ("training: {then: [{epohcs: 2}]}", "training.then.0.epohcs: unknown key; nearest: 'epochs'"),
+    "phase without epochs": ("training: {then: [{epochs: null}]}", "training.then.0.epochs: given null"),
+    "balance": ("training: {class_balance: equal}", "training.class_balance: given 'equal'"),
     "forgotten by": ("split: {modulo: 20}", "split: 'modulo' has no meaning with by: random"),
     "two ways of splitting": (
         "split: {by: event_number, fractions: {train: 0.5, test: 0.4}}",

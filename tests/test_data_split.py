@@ -56,6 +56,70 @@ class TestRandom:
             split(events(2), SplitConfig())
 
 
+class TestCounts:
+    labels = np.array([0, 1] * 10)
+
+    def parts(self, by, counts=None, **more):
+        given = {"by": by, **({"counts": counts} if counts is not None else {}), **more}
+        found = split(
+            events(20, labels=self.labels), SplitConfig.model_validate(given), class_names=["qcd", "top"]
+        )
+        return {part: which.tolist() for part, which in found.items()}
+
+    def test_blocks_come_one_after_the_other(self):
+        counts = {"train": {"qcd": 4, "top": 6}, "test": {"qcd": 3}, "validation": 0.5}
+        assert self.parts("block", counts) == {
+            "train": [0, 1, 2, 3, 5],
+            "validation": [4, 6, 7, 9, 11],
+            "test": [8, 10, 12, 13, 15, 17, 19],
+        }
+
+    def test_events_are_taken_in_turn(self):
+        found = self.parts("alternate", {"validation": 0.2})
+        assert sorted(found["train"] + found["validation"]) == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17]
+        assert found["test"] == [2, 3, 6, 7, 10, 11, 14, 15, 18, 19]
+        assert found["validation"] == [16, 17]
+
+    def test_in_turn_the_larger_part_comes_more_often(self):
+        counts = {"train": {"qcd": 6, "top": 6}, "test": {"qcd": 2, "top": 2}}
+        found = self.parts("alternate", counts)
+        assert found["test"] == [4, 5, 12, 13]  # of each eight the third and the seventh
+
+    def test_without_counts_there_are_halves(self):
+        found = self.parts("block")
+        assert sorted(found["train"] + found["validation"]) == list(range(10))
+        assert len(found["validation"]) == 2
+
+    def test_what_is_not_counted_goes_to_the_other_part(self):
+        found = self.parts("block", {"test": {"qcd": 1, "top": 1}})
+        assert found["test"] == [18, 19]
+
+    def test_at_random_each_has_its_number(self):
+        counts = {"train": {"qcd": 5, "top": 8}, "test": {"qcd": 3, "top": 2}}
+        a, b, other = (self.parts("random", counts, seed=seed) for seed in (1, 1, 2))
+        assert a == b != other
+        assert [int(self.labels[a["test"]].sum()), len(a["test"])] == [2, 5]
+        assert len(a["train"]) + len(a["validation"]) == 13
+        everyone = a["train"] + a["validation"] + a["test"]
+        assert len(set(everyone)) == len(everyone) == 18
+
+    @pytest.mark.parametrize(
+        ("counts", "said"),
+        [
+            ({"train": {"top": 11}}, "class 'top' has 10 events; 11 for training and 0 for test"),
+            ({"train": {"qcd": 6}, "test": {"qcd": 5}}, "class 'qcd' has 10 events; 6 for training and 5"),
+            ({"test": {"qcd": 10}}, "class 'qcd' has 10 events; 0 for training and 10 for test"),
+        ],
+    )
+    def test_more_than_there_are(self, counts, said):
+        with pytest.raises(DataError, match=said):
+            self.parts("block", counts)
+
+    def test_a_class_that_has_nothing_for_test(self):
+        with pytest.raises(DataError, match="no events of class 'top' for test, of the 10"):
+            self.parts("block", {"train": {"top": 10}})
+
+
 class TestEventNumber:
     config = SplitConfig(by="event_number")
 

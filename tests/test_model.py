@@ -88,6 +88,15 @@ def test_gradient_of_pooling(how: str) -> None:
     assert torch.autograd.gradcheck(pooled, (rows,))
 
 
+def test_flattened_steps_stand_one_behind_the_other() -> None:
+    rows = torch.arange(12.0).view(6, 2)
+    final = torch.empty(1, 2, 2)
+    pooled = pool(Ragged(rows, torch.tensor([0, 3, 6])), final, "flatten", 3)
+    assert pooled.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    with pytest.raises(DataError, match="a sequence has 2 steps; the network takes 3"):
+        pool(Ragged(rows, torch.tensor([0, 3, 5])), final, "flatten", 3)
+
+
 # -- network ------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +126,7 @@ def test_a_sequence_without_steps_is_the_head_of_zeros(config: NetworkConfig) ->
     width = net.head[0].in_features
     x = torch.zeros(2, width, dtype=torch.float64)
     for layer in net.head[:-1]:
-        x = {"relu": torch.relu, "tanh": torch.tanh}[config.head.activation](layer(x))
+        x = {"relu": torch.relu, "tanh": torch.tanh}[config.head.activations[0]](layer(x))
     torch.testing.assert_close(logits(net, empty), net.head[-1](x).detach(), rtol=1e-14, atol=0)
 
 
@@ -237,6 +246,88 @@ def test_variables_are_matched_by_name() -> None:
 
 def test_nothing_gives_no_scores() -> None:
     assert predict(model(), sequences()[:0]).shape == (0, 3)
+
+
+# -- networks that read all steps, with normalisation and one score -----------------------------------------
+
+FLAT = """{"recurrent": [{"units": 3, "bidirectional": true}], "pooling": "flatten", "steps": 5,
+    "head": {"units": [4, 3], "activation": ["gauss", "symmrelu"], "output": "sigmoid",
+             "batch_norm": {"before": [0, 2], "momentum": null, "epsilon": 1e-3}}}"""
+
+
+def flat(dtype: torch.dtype = torch.float64) -> tuple[Model, Sequences]:
+    rng = np.random.default_rng(2)
+    events = Sequences(rng.normal(size=(60, 2)), np.arange(0, 61, 5), names=("pt", "eta"), labels=[0, 1] * 6)
+    data = DataConfig.model_validate_json(
+        '{"files": ["a.root"], "variables": ["pt", "eta"], "labels": {"a": "0", "b": "1"}}'
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        net = Network(NetworkConfig.model_validate_json(FLAT), 2, 2, dtype=dtype)
+        for _ in range(3):  # running means of three batches
+            net(Ragged(torch.randn(60, 2, dtype=dtype), torch.arange(0, 61, 5)))
+    return Model(net.eval(), FittedTransforms.fit(events), data, SequenceConfig(), {}), events
+
+
+def test_a_head_of_all_kinds_by_hand() -> None:
+    m, events = flat()
+    net, ready = m.network, m.transforms.apply(events)
+    states = net.recurrent[0](ragged(ready, torch.float64))[0].values.detach().numpy()
+    x = states.reshape(12, 30)
+    w = {name: value.numpy() for name, value in net.state_dict().items()}
+
+    def normed(k: int, x: np.ndarray) -> np.ndarray:
+        away = (x - w[f"norms.{k}.running_mean"]) / np.sqrt(w[f"norms.{k}.running_var"] + 1e-3)
+        return away * w[f"norms.{k}.weight"] + w[f"norms.{k}.bias"]
+
+    def dense(k: int, x: np.ndarray) -> np.ndarray:
+        return x @ w[f"head.{k}.weight"].T + w[f"head.{k}.bias"]
+
+    assert np.abs(w["norms.0.running_mean"]).max() > 1e-3
+    x = np.exp(-(dense(0, normed(0, x)) ** 2))
+    x = np.abs(dense(1, x))
+    score = dense(2, normed(2, x))[:, 0]
+    p = 1 / (1 + np.exp(-score))
+    np.testing.assert_allclose(predict(m, events), np.stack([1 - p, p], axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_head_of_all_kinds_comes_back_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    m, events = flat(dtype)
+    save_model(m, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors")
+    given = events.replace(values=events.values.astype(m.dtype))
+    np.testing.assert_array_equal(predict(again, given), predict(m, given))
+    kept = {k: tuple(v.shape) for k, v in m.network.state_dict().items() if v.is_floating_point()}
+    assert kept == expected_shapes(m.network.config.model_dump(mode="json"), 2, 2)
+
+
+def test_a_sequence_of_another_length_is_refused() -> None:
+    _, events = flat()
+    short = Network(NetworkConfig.model_validate_json(FLAT.replace('"steps": 5', '"steps": 4')), 2, 2)
+    with pytest.raises(DataError, match="a sequence has 5 steps; the network takes 4"):
+        logits(short, events)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("softsign", lambda x: x / (1 + np.abs(x))),
+        ("symmrelu", np.abs),
+        ("gauss", lambda x: np.exp(-(x**2))),
+        ("linear", lambda x: x),
+    ],
+)
+def test_activations_of_tmva(name: str, expected) -> None:
+    config = NetworkConfig.model_validate_json(f'{{"head": {{"units": [7], "activation": ["{name}"]}}}}')
+    net, batch = network(config), sequences()
+    ready = ragged(batch, torch.float64)
+    w = {key: value.numpy() for key, value in net.state_dict().items()}
+    x = net.recurrent[0](ready)[1][0][0].detach().numpy()
+    hidden = expected(x @ w["head.0.weight"].T + w["head.0.bias"])
+    scores = hidden @ w["head.1.weight"].T + w["head.1.bias"]
+    np.testing.assert_allclose(logits(net, batch).numpy(), scores, rtol=1e-12)
 
 
 # -- files --------------------------------------------------------------------------------------------------

@@ -92,6 +92,18 @@ def test_weights_that_cannot_be_scaled(given: Any, names: str, balance: bool, sa
         event_weights(LABELS.replace(weights=given), tuple(names), balance=balance, where="train")
 
 
+def test_event_weights_by_number_and_without_sign() -> None:
+    events = LABELS.replace(weights=[1, 2, -1, 4])
+
+    def scaled(**how: Any) -> list[float]:
+        return event_weights(events, ("a", "b"), where="train", **how).tolist()
+
+    assert scaled(balance="number") == [1.5, 3, -1.5, 1]
+    assert scaled(balance="number", negative="ignore") == [1, 2, 0, 1]
+    assert scaled(balance="number", negative="absolute") == [0.75, 1.5, 0.75, 1]
+    assert scaled(balance=False, negative="absolute") == [0.5, 1, 0.5, 2]
+
+
 def test_loss_by_hand() -> None:
     scores = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]], dtype=torch.float64)
     labels, weights = torch.tensor([0, 1]), torch.tensor([2.0, -0.5], dtype=torch.float64)
@@ -242,6 +254,60 @@ def test_without_early_stopping_all_epochs_are_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (1.0, 0.5))
     result = fitted(training(epochs=9, early_stopping=None))
     assert (result.best.epoch, len(result.history)) == (1, 9)
+
+
+def test_the_metric_is_asked_every_so_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first epoch is the best until another is asked; 0.1, 0.3 and 0.2 fall between; after the sixth epoch
+    # three have passed without a better one, but the question comes up after the ninth.
+    judged = iter([1.0, 0.1, 0.5, 0.3, 0.2, 0.6, 0.4, 0.3, 0.7, 0.1, 0.1, 0.1])
+    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (next(judged), 0.5))
+    result = fitted(training(epochs=12, early_stopping={"patience": 4, "every": 3}))
+    assert (result.best.epoch, len(result.history)) == (3, 9)
+
+
+def test_phases_follow_from_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = iter([(1.0, 0.5), (0.5, 0.6), (0.7, 0.5), (0.8, 0.5), (0.4, 0.5), (0.6, 0.5)])
+    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: next(judged))
+    net, after = network(), []
+    then = [
+        {"epochs": 2, "optimiser": {"name": "sgd", "learning_rate": 1e-30}, "early_stopping": None},
+        {"epochs": 1, "batch_size": 10, "early_stopping": None},
+    ]
+    result = fitted(
+        training(epochs=3, early_stopping=None, then=then),
+        net,
+        on_epoch=lambda history, improved: after.append(net.head[0].weight.detach().clone()),
+    )
+    assert [epoch.epoch for epoch in result.history] == [1, 2, 3, 4, 5, 6]
+    assert [epoch.learning_rate for epoch in result.history][3:5] == [1e-30, 1e-30]
+    assert result.best.epoch == 5
+    # The second phase does not move the weights: they are those of the second epoch.
+    assert torch.equal(after[3], after[1])
+    assert not torch.equal(after[2], after[1])
+    assert not torch.equal(after[5], after[4])
+    assert torch.equal(net.head[0].weight, after[4])
+
+
+def test_regularisation_shrinks_the_weights() -> None:
+    def size(**more: Any) -> float:
+        net = network()
+        fitted(training(epochs=20, early_stopping=None, clip_norm=None, **more), net)
+        return float(net.recurrent[0].weight_hh_l0.detach().abs().sum())
+
+    assert size(regularisation={"name": "l2", "strength": 1.0}) < 0.5 * size()
+    assert size(regularisation={"name": "l1", "strength": 1.0}) < 0.5 * size()
+
+
+@pytest.mark.parametrize("loss", ["sigmoid_cross_entropy", "squared_error"])
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_every_loss_learns(toy_config: Path, loss: str, output: str) -> None:
+    config = load_config(
+        toy_config,
+        overrides={"training.loss": loss, "network.head.output": output, "training.epochs": 8},
+    )
+    result = train(config)
+    assert result.best.validation_auc > 0.8
+    assert result.history[-1].train_loss < result.history[0].train_loss
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_events() -> None:

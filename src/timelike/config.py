@@ -26,8 +26,10 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -341,7 +343,7 @@ class HeadConfig(_Section):
     """The dense layers between the pooled state and the class scores."""
 
     units: tuple[PositiveInt, ...] = (32,)
-    activation: Activation | Annotated[tuple[Activation, ...], Field(min_length=1)] = "relu"  # or of each
+    activation: Annotated[tuple[Activation, ...], Field(min_length=1), BeforeValidator(_listed)] = ("relu",)
     dropout: Fraction = 0.0
     batch_norm: BatchNormConfig | None = None
     # softmax: a number for each class; sigmoid: of two classes one number, for the last of them
@@ -349,10 +351,8 @@ class HeadConfig(_Section):
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """Activation of each dense layer but the last."""
-        if isinstance(self.activation, tuple):
-            return self.activation
-        return (self.activation,) * len(self.units)
+        """Activation of each dense layer but the last; one that is given alone is that of all."""
+        return self.activation * len(self.units) if len(self.activation) == 1 else self.activation
 
     @model_validator(mode="after")
     def _check(self) -> HeadConfig:
@@ -506,6 +506,11 @@ class PhaseConfig(_Section):
     early_stopping: EarlyStoppingConfig | None = None
     regularisation: RegularisationConfig | None = None
     clip_norm: PositiveFloat | None = None
+
+    @model_serializer(mode="wrap")
+    def _named(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write what is named, and no more: the rest would be read as if it were."""
+        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
 
 
 class InspectConfig(_Section):

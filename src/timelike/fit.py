@@ -376,7 +376,7 @@ class _Judge:
         loss_of_all = loss_of(config, sigmoid=network.sigmoid)
         loss = float(loss_of_all(scores, self._labels, torch.from_numpy(self._weights)))
         if config.regularisation is not None:
-            loss += float(penalty(network, config.regularisation))
+            loss += penalty(network, config.regularisation).detach().item()
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss} after epoch {number}: "
