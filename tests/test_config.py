@@ -246,7 +246,10 @@ BELOW_DATA = {
         "training: {clip_norm: .inf}",
         "training.clip_norm: given Infinity; a finite number is needed",
     ),
-    "no layers": ("network: {recurrent: []}", "network.recurrent: given []; at least 1 entry is needed"),
+    "no layers": (
+        "network: {recurrent: []}",
+        "network: without recurrent layers there is no last state; pooling: mean, max or flatten",
+    ),
     "empty text": ("output: ''", "output: given ''; it must have at least 1 character"),
     "both ends": (
         "sequence: {keep_first: 1, keep_last: 1}",

@@ -28,6 +28,7 @@ from timelike.model import Network, load_model, logits, predict
 from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
 from timelike.progress import Silent
+from timelike.runs import evaluate_run
 from timelike.sequences import Sequences
 from timelike.train import TrainingInterrupted, read_splits, train
 
@@ -297,6 +298,19 @@ def test_regularisation_shrinks_the_weights() -> None:
 
     assert size(regularisation={"name": "l2", "strength": 1.0}) < 0.5 * size()
     assert size(regularisation={"name": "l1", "strength": 1.0}) < 0.5 * size()
+
+
+def test_a_network_without_recurrent_layers_is_trained_and_evaluated(toy_config: Path) -> None:
+    changes = {"network.recurrent": [], "network.pooling": "mean", "training.epochs": 8}
+    result = train(load_config(toy_config, overrides=changes))
+    assert result.best.validation_auc > 0.8
+    assert [p.shape for p in result.model.network.parameters()][0] == (5, 2)
+    text = evaluate_run(result.folder).report.read_text(encoding="utf-8")
+    assert "What the network looks at" in text
+    assert "How far it remembers" not in text
+    again = load_config(toy_config, overrides={**changes, "training.inspect": {"every": 5}})
+    with pytest.raises(ConfigError, match="Network: no layer of timelike.nn ran forward and backward"):
+        train(again)
 
 
 @pytest.mark.parametrize("loss", ["sigmoid_cross_entropy", "squared_error"])

@@ -368,9 +368,12 @@ Initialiser = Literal["torch", "xavier", "xavier_uniform", "gauss", "uniform", "
 
 
 class NetworkConfig(_Section):
-    """Recurrent layers on top of each other, pooling over steps, dense head."""
+    """Recurrent layers on top of each other, pooling over steps, dense head.
 
-    recurrent: Annotated[tuple[RecurrentLayer, ...], Field(min_length=1)] = (LSTMConfig(),)
+    Without recurrent layers the head reads the variables themselves.
+    """
+
+    recurrent: tuple[RecurrentLayer, ...] = (LSTMConfig(),)
     dropout: Fraction = 0.0  # between recurrent layers
     pooling: Literal["last", "mean", "max", "flatten"] = "last"
     steps: PositiveInt | None = None  # with flatten: so many has every sequence
@@ -379,6 +382,8 @@ class NetworkConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> NetworkConfig:
+        if not self.recurrent and self.pooling == "last":
+            raise ValueError("without recurrent layers there is no last state; pooling: mean, max or flatten")
         if self.pooling == "flatten" and self.steps is None:
             raise ValueError("pooling: flatten needs 'steps', the number of steps of every sequence")
         if self.pooling != "flatten" and self.steps is not None:

@@ -120,7 +120,7 @@ class Network(nn.Module):
         Tensor
             Logits [B, C].
         """
-        final = batch.values
+        final = None
         for index, layer in enumerate(self.recurrent):
             if index:
                 dropped = nn.functional.dropout(batch.values, self.config.dropout, self.training)
@@ -154,15 +154,15 @@ def _layer(config: LSTMConfig | GRUConfig | RNNConfig, size: int, dtype: torch.d
     return RNN(size, config.units, nonlinearity=config.cell.removeprefix("rnn_"), **options)
 
 
-def pool(batch: Ragged, final: Tensor, how: str, steps: int | None = None) -> Tensor:
+def pool(batch: Ragged, final: Tensor | None, how: str, steps: int | None = None) -> Tensor:
     """Reduce the hidden states of each sequence to one vector; zeros for a sequence without steps.
 
     Parameters
     ----------
     batch : Ragged
         Hidden states [N, H dirs] of all steps, and offsets [B+1].
-    final : Tensor [dirs, B, H]
-        Each direction's state after its last step.
+    final : Tensor [dirs, B, H], or None
+        Each direction's state after its last step, for "last".
     how : {"last", "mean", "max", "flatten"}
         "last" takes the final states, so for the backward direction that at the first step; "flatten" the
         states of all steps one behind the other.
@@ -188,8 +188,9 @@ def pool(batch: Ragged, final: Tensor, how: str, steps: int | None = None) -> Te
             raise DataError(
                 f"a sequence has {n} steps; the network takes {steps}, not more, not less (pooling: flatten)"
             )
-        return batch.values.reshape(final.shape[1], -1)
+        return batch.values.reshape(len(batch.offsets) - 1, -1)
     if how == "last":
+        assert final is not None
         # After no step the state is still the initial one, zero.
         return final.transpose(0, 1).flatten(1)
     lengths = batch.offsets.diff()[:, None]

@@ -148,7 +148,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> dict[str, str | int | float]:
     record = model.training
-    layers = ", ".join(layer.summary for layer in config.network.recurrent)
+    layers = ", ".join(layer.summary for layer in config.network.recurrent) or "no recurrent layer"
     of_head = zip(config.network.head.units, config.network.head.activations, strict=True)
     head = ", ".join(f"dense {units} {activation}" for units, activation in of_head)
     return {

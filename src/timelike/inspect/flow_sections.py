@@ -33,8 +33,10 @@ def flow_sections(model: Model, sequences: Sequences, *, n_events: int = 300, se
     Returns
     -------
     list of Section
-        One; none where no event has two steps.
+        One; none where no event has two steps, or the network no recurrent layer.
     """
+    if not model.network.recurrent:
+        return []
     n = len(sequences)
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:n_events])
     found = trace(model, sequences[chosen])
