@@ -12,17 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from timelike import batches as batches_module
 from timelike import fit as fit_module
+from timelike.batches import Batch, ShuffledBatches, event_weights
 from timelike.config import Config, NetworkConfig, TrainingConfig, load_config
 from timelike.errors import ConfigError, DataError
-from timelike.fit import (
-    Batch,
-    ShuffledBatches,
-    TrainingError,
-    event_weights,
-    fit,
-    train_step,
-)
+from timelike.fit import TrainingError, fit, train_step
 from timelike.losses import cross_entropy
 from timelike.model import Network, load_model, logits, predict
 from timelike.nn import Ragged
@@ -123,7 +118,7 @@ def batches(events: Sequences, size: int, *, seed: int = 0) -> ShuffledBatches:
 @pytest.mark.parametrize("size", [1, 7, 60, 100])
 @pytest.mark.parametrize("at_once", [1, 2, 64])
 def test_an_epoch_holds_every_event_once(monkeypatch: pytest.MonkeyPatch, size: int, at_once: int) -> None:
-    monkeypatch.setattr(fit_module, "_BATCHES_AT_ONCE", at_once)
+    monkeypatch.setattr(batches_module, "_BATCHES_AT_ONCE", at_once)
     events = toys()
     source = batches(events, size)
     seen: list[int] = []
@@ -304,12 +299,12 @@ def test_a_network_without_recurrent_layers_is_trained_and_evaluated(toy_config:
     changes = {"network.recurrent": [], "network.pooling": "mean", "training.epochs": 8}
     result = train(load_config(toy_config, overrides=changes))
     assert result.best.validation_auc > 0.8
-    assert [p.shape for p in result.model.network.parameters()][0] == (5, 2)
+    assert result.model.network.head[0].weight.shape == (5, 2)
     text = evaluate_run(result.folder).report.read_text(encoding="utf-8")
     assert "What the network looks at" in text
     assert "How far it remembers" not in text
     again = load_config(toy_config, overrides={**changes, "training.inspect": {"every": 5}})
-    with pytest.raises(ConfigError, match="Network: no layer of timelike.nn ran forward and backward"):
+    with pytest.raises(ConfigError, match=r"Network: no layer of timelike\.nn ran forward and backward"):
         train(again)
 
 

@@ -10,6 +10,7 @@ from bench.epochs import CLASSES, FIRST, LEARNING_RATE, Epoch, events, weights
 from bench.peers.loop import Loop
 from bench.worker import Job
 from timelike import fit
+from timelike.batches import Batch, ShuffledBatches
 from timelike.config import AdamConfig, HeadConfig, LSTMConfig, NetworkConfig, TrainingConfig
 from timelike.model import Network
 from timelike.nn import Ragged
@@ -46,7 +47,7 @@ class Fit(Loop):
             network.load_state_dict({name: torch.from_numpy(given[n]) for n, name in _NAMES.items()})
             return network, make_optimiser(network, config)
 
-        batches = fit.ShuffledBatches(
+        batches = ShuffledBatches(
             Sequences(x, offsets, labels=labels),
             np.ones(epoch.events),
             batch_size=epoch.size.B,
@@ -63,7 +64,7 @@ class Fit(Loop):
                 cuts = offsets[first : first + epoch.size.B + 1]
                 rows = Ragged(torch.from_numpy(x[cuts[0] : cuts[-1]]), torch.from_numpy(cuts - cuts[0]))
                 chosen = torch.from_numpy(labels[first : first + epoch.size.B])
-                batch = fit.Batch(rows, chosen, torch.ones(len(chosen)))
+                batch = Batch(rows, chosen, torch.ones(len(chosen)))
                 losses.append(fit.train_step(model, adam, batch, config).item())
             return {"losses": np.array(losses)}
 

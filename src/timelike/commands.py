@@ -123,6 +123,9 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Instead of training.threads.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted training of this config stopped.")
+    ] = False,
 ) -> None:
     """Train the network of a config: model, history and config go to the run's folder."""
     from timelike.config import load_config
@@ -139,7 +142,7 @@ def train(
     from timelike.train import MODEL, TrainingInterrupted, train
 
     try:
-        result = train(checked, progress=progress.on())
+        result = train(checked, progress=progress.on(), resume=resume)
     except TrainingInterrupted as interrupt:
         raise _Interrupted(str(interrupt)) from None
     best, folder = result.best, _shown(result.folder)

@@ -547,6 +547,7 @@ class TrainingConfig(_Section):
     # microseconds of work. On a busy machine that made the demo's training twenty times slower.
     threads: PositiveInt = 1
     inspect: InspectConfig | None = None
+    checkpoint_every: PositiveInt = 1000  # batches of an epoch; after each epoch there is one in any case
     then: tuple[PhaseConfig, ...] = ()  # phases that follow, each from the best weights so far
 
     @property

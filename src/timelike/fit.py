@@ -1,54 +1,40 @@
-"""The training loop: `fit` runs epochs, `run_epoch` runs batches, `train_step` changes the weights.
+"""The training loop: `fit` runs phases and epochs, `run_epoch` batches, `train_step` changes the weights.
 
-It knows networks and ragged batches, but no files: `timelike.train` is the way from a config to a run's
-folder. Data are kept in memory as tensors; a batch is a view of rows that were shuffled many batches at a
-time, so that nothing is padded, copied twice, or walked event by event.
-
-Sizes: `B` sequences, `N` rows, `C` classes.
+It knows networks and batches, but no files: `timelike.train` is the way from a config to a run's folder. All
+that changes is in one place, so that a training can go on where it stopped.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from timelike.batches import Batch, ShuffledBatches, event_weights
+from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
-from timelike.errors import DataError, TimelikeError
+from timelike.errors import TimelikeError
 from timelike.inspect.watch import Watch
 from timelike.losses import loss_of, penalty
-from timelike.model import Network, logits, ragged
-from timelike.nn import Ragged
+from timelike.model import Network, logits
 from timelike.optimisers import make_optimiser
 from timelike.progress import Progress, Silent
-from timelike.ragged import gather
 from timelike.roc import roc_curve
 from timelike.sequences import Sequences
 
-__all__ = ["Batch", "Epoch", "FitResult", "ShuffledBatches", "TrainingError", "event_weights", "fit"]
-
-# Batches whose rows are gathered at once: one pass over memory instead of many small ones, and no second
-# copy of all data.
-_BATCHES_AT_ONCE = 64
+__all__ = ["Epoch", "FitResult", "TrainingError", "fit", "run_epoch", "train_step"]
 
 
 class TrainingError(TimelikeError, ArithmeticError):
     """A training cannot go on: the loss is no longer a number."""
-
-
-class Batch(NamedTuple):
-    """Some sequences with what is needed for the loss."""
-
-    rows: Ragged  # values [N, D], offsets [B+1]
-    labels: Tensor  # [B] int64
-    weights: Tensor  # [B]
 
 
 @dataclass(frozen=True)
@@ -71,126 +57,6 @@ class FitResult:
     best: Epoch
 
 
-def event_weights(
-    sequences: Sequences,
-    class_names: tuple[str, ...],
-    *,
-    balance: bool | Literal["number"],
-    where: str,
-    negative: Literal["use", "ignore", "absolute"] = "use",
-) -> npt.NDArray[np.float64]:
-    """Scale the event weights to a mean of one, in each class if they are to be balanced.
-
-    Parameters
-    ----------
-    sequences : Sequences
-        With labels; without weights each event weighs 1.
-    class_names : tuple of C str
-        What errors call the classes.
-    balance : bool or "number"
-        Give every class the same sum, B / C, or that of its number of events.
-    where : str
-        What errors call these events.
-    negative : {"use", "ignore", "absolute"}
-        What becomes of negative weights: they stay, become 0, or lose their sign.
-
-    Returns
-    -------
-    array [B]
-        Weights that sum to B.
-
-    Raises
-    ------
-    DataError
-        If a class has no events, or its weights do not have a positive sum.
-    """
-    n, labels = len(sequences), sequences.labels
-    if labels is None:
-        raise DataError(f"{where}: the events have no labels")
-    weights = np.ones(n) if sequences.weights is None else sequences.weights
-    if negative != "use":
-        weights = np.abs(weights) if negative == "absolute" else np.maximum(weights, 0.0)
-    counts = np.bincount(labels, minlength=len(class_names))
-    sums = np.bincount(labels, weights=weights, minlength=len(class_names))
-    for name, count, total in zip(class_names, counts, sums, strict=True):
-        if not count:
-            raise DataError(f"{where}: no event of class {name!r} among {n}")
-        # Scaled or not: with a negative sum, ever worse scores of the class would be an ever better loss.
-        if not total > 0.0:
-            raise DataError(
-                f"{where}: the weights of the {count} events of class {name!r} sum to {total:g}; "
-                "a positive sum is needed"
-            )
-    if balance == "number":
-        factors = counts / sums
-    else:
-        factors = n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
-    scaled: npt.NDArray[np.float64] = weights * factors[labels]
-    return scaled
-
-
-class ShuffledBatches:
-    """Batches of all sequences in an order that is new in every epoch.
-
-    Parameters
-    ----------
-    sequences : Sequences
-        Transformed, with labels.
-    weights : array [B]
-        Event weights for the loss.
-    batch_size : int
-        Sequences in a batch at most. Batches are as equal as can be, so that none is a small rest whose
-        few events would make a step as large as any other.
-    dtype : torch.dtype
-        Of the rows and weights.
-    seed : int
-        Of the order.
-    """
-
-    def __init__(
-        self,
-        sequences: Sequences,
-        weights: npt.NDArray[np.float64],
-        *,
-        batch_size: int,
-        dtype: torch.dtype,
-        seed: int,
-    ) -> None:
-        if sequences.labels is None:
-            raise DataError("the sequences have no labels")
-        self._values = ragged(sequences, dtype).values
-        self._starts, self._lengths = sequences.offsets[:-1], sequences.lengths
-        self._labels = torch.from_numpy(np.array(sequences.labels))
-        self._weights = torch.from_numpy(weights).to(dtype)
-        self._cuts = np.linspace(0, len(sequences), -(-len(sequences) // batch_size) + 1).astype(np.int64)
-        self._random = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self._cuts) - 1
-
-    @property
-    def sizes(self) -> Tensor:
-        """Sequences in each batch."""
-        return torch.from_numpy(np.diff(self._cuts))
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = self._random.permutation(len(self._starts))
-        for first in range(0, len(self), _BATCHES_AT_ONCE):
-            yield from self._gathered(order, self._cuts[first : first + _BATCHES_AT_ONCE + 1])
-
-    def _gathered(self, order: npt.NDArray[np.int64], cuts: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        """Gather the rows of a run of batches, then cut them."""
-        chosen = order[cuts[0] : cuts[-1]]
-        rows, offsets = gather(self._starts[chosen], self._lengths[chosen])
-        values = self._values.index_select(0, torch.from_numpy(rows))
-        index = torch.from_numpy(chosen)
-        labels, weights = self._labels.index_select(0, index), self._weights.index_select(0, index)
-        for start, stop in zip(cuts[:-1] - cuts[0], cuts[1:] - cuts[0], strict=True):
-            begin, end = offsets[start], offsets[stop]
-            batch = Ragged(values[begin:end], torch.from_numpy(offsets[start : stop + 1] - begin))
-            yield Batch(batch, labels[start:stop], weights[start:stop])
-
-
 def fit(
     network: Network,
     training: Sequences,
@@ -202,6 +68,8 @@ def fit(
     progress: Progress | None = None,
     on_epoch: Callable[[tuple[Epoch, ...], bool], None] = lambda history, improved: None,
     watch: Watch | None = None,
+    begin: Snapshot | None = None,
+    on_snapshot: Callable[[Callable[[], Snapshot], bool], None] | None = None,
 ) -> FitResult:
     """Fit a network, and leave it with the weights of its best epoch.
 
@@ -224,6 +92,11 @@ def fit(
         being as it is after that epoch.
     watch : Watch, optional
         Looks inside while the network learns; changes nothing of it.
+    begin : Snapshot, optional
+        Go on from there, to the same weights to the bit as if it had not been interrupted.
+    on_snapshot : callable
+        Called after each epoch, behind `on_epoch`, and after each batch within, with a function that gives
+        the state of the training, and whether that is within an epoch.
 
     Returns
     -------
@@ -237,48 +110,159 @@ def fit(
         If the loss is no longer a finite number.
     """
     progress = Silent() if progress is None else progress
-    dtype = next(network.parameters()).dtype
-
-    def weights_of(sequences: Sequences, where: str) -> npt.NDArray[np.float64]:
-        how = {"balance": config.class_balance, "negative": config.negative_weights}
-        return event_weights(sequences, class_names, **how, where=where)  # type: ignore[arg-type]
-
-    own = weights_of(training, "training")
-    judge = _Judge(validation, weights_of(validation, "validation"), class_names.index(signal))
-    best = _Best()
-    history: tuple[Epoch, ...] = ()
-    kept: dict[str, Tensor] = {}
-    for index, phase in enumerate(config.phases):
-        if kept:
-            network.load_state_dict(kept)
-        # Each phase draws its own orders.
-        batches = ShuffledBatches(
-            training, own, batch_size=phase.batch_size, dtype=dtype, seed=config.seed + index
-        )
-        optimiser = make_optimiser(network, phase)
-        schedule = _Schedule(optimiser, phase, len(batches))
-        best.begin(phase.early_stopping)
-        first = len(history) + 1
-        progress.start(first - 1 + phase.epochs, len(batches))
+    how = {"balance": config.class_balance, "negative": config.negative_weights}
+    weights, of_validation = (
+        event_weights(sequences, class_names, **how, where=where)  # type: ignore[arg-type]
+        for sequences, where in ((training, "training"), (validation, "validation"))
+    )
+    judge = _Judge(validation, of_validation, class_names.index(signal))
+    state = _Fit(network, config, training, weights, watch)
+    if begin is not None:
+        state.restore(begin)
+    while True:
+        phase = state.phase
+        progress.start(state.last, len(state.batches), first=len(state.history) + 1)
+        for _ in range(state.place.done):
+            progress.batch()
         try:
-            for number in range(first, first + phase.epochs):
+            while len(state.history) < state.last and not state.best.exhausted:
                 started = time.perf_counter()
-                loss = run_epoch(network, batches, optimiser, schedule, phase, number, progress, watch)
+                number = len(state.history) + 1
+                loss = run_epoch(
+                    network,
+                    state.batches,
+                    state.optimiser,
+                    state.schedule,
+                    phase,
+                    number,
+                    progress,
+                    watch,
+                    place=state.place,
+                    on_batch=lambda: on_snapshot(state.snapshot, True) if on_snapshot else None,
+                )
                 validation_loss, auc = judge(network, phase, number)
-                rate, seconds = schedule.rate, time.perf_counter() - started
-                history += (Epoch(number, loss, validation_loss, auc, rate, seconds),)
-                improved = best.take(history[-1], number - first + 1)
-                if improved:
-                    kept = {name: value.clone() for name, value in network.state_dict().items()}
-                on_epoch(history, improved)
-                progress.epoch(vars(history[-1]), improved=improved)
-                if best.exhausted:
-                    break
-                schedule.after_epoch(best.metric(history[-1]))
+                seconds = time.perf_counter() - started
+                epoch = Epoch(number, loss, validation_loss, auc, state.schedule.rate, seconds)
+                improved = state.take(epoch)
+                on_epoch(state.history, improved)
+                progress.epoch(vars(epoch), improved=improved)
+                if on_snapshot:
+                    on_snapshot(state.snapshot, False)
         finally:
             progress.stop()
-    network.load_state_dict(kept)
-    return FitResult(history, best.epoch)
+        if state.index + 1 == len(config.phases):
+            break
+        state.begin(state.index + 1)
+    network.load_state_dict(state.kept)
+    return FitResult(state.history, state.best.epoch)
+
+
+@dataclass
+class _Place:
+    """Where in an epoch a training is."""
+
+    losses: Tensor  # of all its batches
+    done: int = 0
+
+
+class _Fit:
+    """All that changes during a fit, and a way to go back to it."""
+
+    def __init__(
+        self,
+        network: Network,
+        config: TrainingConfig,
+        training: Sequences,
+        weights: npt.NDArray[np.float64],
+        watch: Watch | None,
+    ) -> None:
+        self.network, self._config, self._watch = network, config, watch
+        self._training, self._weights = training, weights
+        self.history: tuple[Epoch, ...] = ()
+        self.kept: dict[str, Tensor] = {}
+        self.best = _Best()
+        self.begin(0)
+
+    def begin(self, index: int) -> None:
+        """Begin a phase, from the best weights so far."""
+        self.index, phase = index, self._config.phases[index]
+        self.phase, self.first = phase, len(self.history) + 1
+        if self.kept:
+            self.network.load_state_dict(self.kept)
+        self.batches = ShuffledBatches(
+            self._training,
+            self._weights,
+            batch_size=phase.batch_size,
+            dtype=next(self.network.parameters()).dtype,
+            seed=self._config.seed + index,  # each phase draws its own orders
+        )
+        self.optimiser = make_optimiser(self.network, phase)
+        self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
+        self.best.begin(phase.early_stopping)
+        self.place = _Place(torch.zeros(len(self.batches), dtype=torch.float64))
+
+    @property
+    def last(self) -> int:
+        """Number of the last epoch of the phase."""
+        return self.first - 1 + self.phase.epochs
+
+    def take(self, epoch: Epoch) -> bool:
+        """Take the numbers of an epoch, and say whether it is the best so far."""
+        self.history += (epoch,)
+        self.place.done = 0
+        improved = self.best.take(epoch, epoch.epoch - self.first + 1)
+        if improved:
+            self.kept = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.schedule.after_epoch(self.best.metric(epoch))
+        return improved
+
+    def snapshot(self) -> Snapshot:
+        """Give all of it, as it is between two batches."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            given = {key: value for key, value in state.items() if value is not None}
+            tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in given.items()}
+        tensors |= {"losses": self.place.losses, "random": torch.get_rng_state()}
+        values = {
+            "phase": self.index,
+            "first": self.first,
+            "done": self.place.done,
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best.state(),
+            "schedule": self.schedule.state(),
+            "rates": [(group["lr"], group.get("initial_lr")) for group in self.optimiser.param_groups],
+            "order": self.batches.random_state(within=self.place.done > 0),
+            "steps": self._watch.steps if self._watch else 0,
+        }
+        # Copied, so that it stays as it is while the training goes on.
+        return Snapshot({name: tensor.clone() for name, tensor in tensors.items()}, copy.deepcopy(values))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to what `snapshot` gave."""
+        values = snapshot.values
+        self.kept = snapshot.part("kept.")
+        self.begin(values["phase"])
+        self.first = values["first"]
+        self.history = tuple(Epoch(**numbers) for numbers in values["history"])
+        self.network.load_state_dict(snapshot.part("network."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in snapshot.part("optimiser.").items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        for group, (rate, initial) in zip(self.optimiser.param_groups, values["rates"], strict=True):
+            group["lr"] = rate
+            if initial is not None:
+                group["initial_lr"] = initial
+        self.schedule.restore(values["schedule"])
+        self.best.restore(values["best"])
+        self.batches.restore(values["order"])
+        self.place = _Place(snapshot.tensors["losses"].clone(), values["done"])
+        torch.set_rng_state(snapshot.tensors["random"])
+        if self._watch:
+            self._watch.steps = values["steps"]
 
 
 def run_epoch(
@@ -290,14 +274,21 @@ def run_epoch(
     number: int,
     progress: Progress,
     watch: Watch | None = None,
+    *,
+    place: _Place | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> float:
-    """Take one step per batch and give the mean loss."""
+    """Take one step per batch, from a place in the epoch on, and give the mean loss."""
     network.train()
-    losses = torch.empty(len(batches), dtype=torch.float64)
-    for index, batch in enumerate(batches):
-        losses[index] = train_step(network, optimiser, batch, config, watch)
+    place = place or _Place(torch.zeros(len(batches), dtype=torch.float64))
+    losses = place.losses
+    for batch in batches.epoch(place.done):
+        losses[place.done] = train_step(network, optimiser, batch, config, watch)
+        place.done += 1
         schedule.after_batch()
         progress.batch()
+        if place.done < len(batches):
+            on_batch()
     finite = losses.isfinite()
     if not finite.all():
         index = int((~finite).nonzero()[0])
@@ -362,6 +353,15 @@ class _Schedule:
         if self._plateau is not None:
             self._plateau.step(metric)
 
+    def state(self) -> dict[str, Any]:
+        own = self._cosine or self._plateau
+        return dict(own.state_dict()) if own else {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        own = self._cosine or self._plateau
+        if own:
+            own.load_state_dict(state)
+
 
 class _Judge:
     """Loss and AUC of the validation events."""
@@ -394,11 +394,20 @@ class _Best:
         self._lowest = float("inf")
         self.epoch: Epoch
 
+    def state(self) -> dict[str, Any]:
+        epoch = asdict(self.epoch) if self._lowest < float("inf") else None
+        return {"lowest": self._lowest, "waited": self._waited, "asked": self._asked, "epoch": epoch}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._lowest, self._waited, self._asked = state["lowest"], state["waited"], state["asked"]
+        if state["epoch"]:
+            self.epoch = Epoch(**state["epoch"])
+
     def begin(self, config: EarlyStoppingConfig | None) -> None:
         """Begin a phase: what was the best stays so until it is beaten."""
         self._config = config or EarlyStoppingConfig()
         self._stops = config is not None
-        self._waited = 0
+        self._waited, self._asked = 0, False
 
     def metric(self, epoch: Epoch) -> float:
         """Give what is to become small."""

@@ -20,8 +20,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """Take a line about the data or the network."""
 
-    def start(self, epochs: int, batches: int) -> None:
-        """Take the number of the last epoch, and how many batches each has; once for each phase."""
+    def start(self, epochs: int, batches: int, *, first: int = 1) -> None:
+        """Take the numbers of the last epoch and of the first, and how many batches each has."""
 
     def batch(self) -> None:
         """Take note of one more batch done."""
@@ -39,7 +39,7 @@ class Silent:
     def say(self, text: str) -> None:
         """Drop the line."""
 
-    def start(self, epochs: int, batches: int) -> None:
+    def start(self, epochs: int, batches: int, *, first: int = 1) -> None:
         """Do nothing."""
 
     def batch(self) -> None:
@@ -69,7 +69,7 @@ class Lines(Silent):
         """Write the line."""
         print(text, file=self.stream, flush=True)
 
-    def start(self, epochs: int, batches: int) -> None:
+    def start(self, epochs: int, batches: int, *, first: int = 1) -> None:
         """Remember how many epochs there are at most."""
         self.epochs = epochs
 
@@ -100,17 +100,16 @@ class Bar(Lines):
             transient=True,
         )
         self._task: Any = None
-        self._done = 0  # epochs
 
     def say(self, text: str) -> None:
         """Write the line above the bar."""
         self._bar.console.print(text, markup=False, soft_wrap=True)
 
-    def start(self, epochs: int, batches: int) -> None:
+    def start(self, epochs: int, batches: int, *, first: int = 1) -> None:
         """Show the bar."""
-        super().start(epochs, batches)
-        following = self._done + 1
-        self._task = self._bar.add_task(f"epoch {following}/{epochs}", total=(epochs - self._done) * batches)
+        super().start(epochs, batches, first=first)
+        total = (epochs - first + 1) * batches
+        self._task = self._bar.add_task(f"epoch {first}/{epochs}", total=total)
         self._bar.start()
 
     def batch(self) -> None:
@@ -120,8 +119,7 @@ class Bar(Lines):
     def epoch(self, record: Mapping[str, float], *, improved: bool) -> None:
         """Write the epoch's line above the bar."""
         super().epoch(record, improved=improved)
-        self._done = int(record["epoch"])
-        following = min(self._done + 1, self.epochs)
+        following = min(int(record["epoch"]) + 1, self.epochs)
         self._bar.update(self._task, description=f"epoch {following}/{self.epochs}")
 
     def stop(self) -> None:

@@ -7,7 +7,8 @@
 - ``config.yaml``: the config with every default, from which the run can be repeated and evaluated.
 
 These are written after each epoch that gives something new, each aside and renamed: a training that is
-interrupted or killed leaves the best model it had. With ``training.inspect`` there are also
+interrupted or killed leaves the best model it had, and ``checkpoint.safetensors``, from which it can go on.
+With ``training.inspect`` there are also
 
 - ``inspection.jsonl``: what `timelike.inspect.Watch` saw, a line for each look;
 - ``tensorboard``: the same and the numbers of the epochs in event files, where the config says so.
@@ -17,31 +18,44 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from timelike import data, kernels
+from timelike.checkpoint import Snapshot, fingerprint, read_snapshot, write_snapshot
 from timelike.config import Config, TrainingConfig, load_config
 from timelike.data.split import split
 from timelike.data.transforms import FittedTransforms
-from timelike.errors import ConfigError
+from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
 from timelike.fit import Epoch, fit
 from timelike.inspect.runlog import LOGS, RunLog
 from timelike.model import Model, Network, save_model
+from timelike.modelfile import read_model_file
 from timelike.progress import Progress, Silent
 from timelike.sequences import Sequences
 
-__all__ = ["CONFIG", "HISTORY", "MODEL", "TrainingInterrupted", "TrainingResult", "read_splits", "train"]
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "HISTORY",
+    "MODEL",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "read_splits",
+    "train",
+]
 
 # Names of files in a run's folder
 CONFIG, HISTORY, MODEL = "config.yaml", "history.json", "model.safetensors"
-_OF_ANOTHER = ("metrics.json", "report.html", "figures/*.png", "figures/*.pdf", *LOGS)
+CHECKPOINT = "checkpoint.safetensors"
+_OF_ANOTHER = (CHECKPOINT, "metrics.json", "report.html", "figures/*.png", "figures/*.pdf", *LOGS)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -63,10 +77,13 @@ class TrainingResult:
         return sum(epoch.seconds for epoch in self.history)
 
 
-def train(config: Config | str | Path, *, progress: Progress | None = None) -> TrainingResult:
+def train(
+    config: Config | str | Path, *, progress: Progress | None = None, resume: bool = False
+) -> TrainingResult:
     """Train the network of a config and write the run's folder.
 
-    The same config on the same machine gives the same weights to the bit.
+    The same config on the same machine gives the same weights to the bit, whether it was interrupted and
+    resumed or not.
 
     Parameters
     ----------
@@ -74,6 +91,8 @@ def train(config: Config | str | Path, *, progress: Progress | None = None) -> T
         What to do, or the file that says so.
     progress : Progress, optional
         Where to show how it goes; see `timelike.progress`. Nothing is shown when not given.
+    resume : bool
+        Go on from the run's last checkpoint; from the beginning where there is none.
 
     Returns
     -------
@@ -84,7 +103,9 @@ def train(config: Config | str | Path, *, progress: Progress | None = None) -> T
     ConfigError
         If the config cannot be carried out or the folder cannot be written.
     DataError
-        If the files do not hold what the config says.
+        If the files do not hold what the config says, or on resuming not what they held before.
+    ModelFileError
+        On resuming, if the checkpoint is damaged.
     TrainingError
         If the loss is no longer a finite number.
     TrainingInterrupted
@@ -101,6 +122,9 @@ def train(config: Config | str | Path, *, progress: Progress | None = None) -> T
         network = _network(config, splits["train"].n_variables)
         run = _Run(folder, config, network, transforms, splits)
         progress.say(_about_data(splits, names))
+        begin = run.resumed(progress) if resume else None
+        if not resume and run.unfinished():
+            progress.say(f"an unfinished training in {folder} is replaced; --resume would go on with it")
         progress.say(f"network: {run.model().n_parameters:,} parameters; kernels for {kernels.isa()}")
         try:
             result = fit(
@@ -113,6 +137,8 @@ def train(config: Config | str | Path, *, progress: Progress | None = None) -> T
                 progress=progress,
                 on_epoch=run.write,
                 watch=run.log.watch if run.log else None,
+                begin=begin,
+                on_snapshot=run.snapshot,
             )
         except KeyboardInterrupt:
             raise TrainingInterrupted(run.left()) from None
@@ -163,6 +189,9 @@ class _Run:
         self.best: Epoch | None = None
         asked = config.training.inspect
         self.log = RunLog(folder, network, asked) if asked else None
+        self._batches = 0  # since the last checkpoint
+        self._about = {"config": _without(config), "data": fingerprint(splits)}
+        self._begun = False
 
     def model(
         self, history: tuple[Epoch, ...] = (), best: Epoch | None = None, *, complete: bool = False
@@ -183,8 +212,7 @@ class _Run:
 
     def write(self, history: tuple[Epoch, ...], improved: bool) -> None:
         """Write what the last epoch has changed."""
-        if len(history) == 1:
-            self._begin()
+        self._begin()
         if improved:
             self.best = history[-1]
             save_model(self.model(history, self.best), self.folder / MODEL)
@@ -196,7 +224,52 @@ class _Run:
         if self.log:
             self.log.epoch(asdict(history[-1]))
 
+    def snapshot(self, state: Callable[[], Snapshot], within: bool) -> None:
+        """Write a checkpoint after an epoch, and within one after so many batches."""
+        self._batches = self._batches + 1 if within else 0
+        if within and self._batches % self.config.training.checkpoint_every:
+            return
+        self._begin()
+        write_snapshot(state(), self.folder / CHECKPOINT, self._about)
+
+    def unfinished(self) -> bool:
+        """Whether there is a training to go on with that has not come to its end."""
+        if not (self.folder / CHECKPOINT).is_file():
+            return False
+        try:
+            return not read_model_file(self.folder / MODEL).meta["training"].get("complete")
+        except ModelFileError:  # none yet
+            return True
+
+    def resumed(self, progress: Progress) -> Snapshot | None:
+        """Read the last checkpoint, and check that it is of this config and these data."""
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            progress.say(f"no checkpoint in {self.folder}: the training begins anew")
+            return None
+        found, about = read_snapshot(path)
+        if about.get("config") != self._about["config"]:
+            key = _first_difference(about.get("config"), self._about["config"])
+            raise ConfigError(f"{path}: of another config, {key}; train anew, without --resume")
+        if about.get("data") != self._about["data"]:
+            raise DataError(f"{path}: of other events than the files now hold; train anew, without --resume")
+        history = found.values["history"]
+        if found.values["best"]["epoch"]:
+            self.best = Epoch(**found.values["best"]["epoch"])
+        done = found.values["done"]
+        after = f"epoch {len(history)}" + (f" and {done} batches" if done else "")
+        progress.say(f"resumed after {after}" if self.unfinished() else f"complete after {after}")
+        self._begun = True
+        if self.log:
+            self.log.watch.steps = found.values["steps"]
+            self.log.resume()
+        return found
+
     def _begin(self) -> None:
+        """Take away what another run has left."""
+        if self._begun:
+            return
+        self._begun = True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -211,7 +284,28 @@ class _Run:
         """Say what an interrupted training leaves."""
         if self.best is None:
             return "nothing was written, the first epoch was not done"
-        return f"the best model so far, of epoch {self.best.epoch}, is in {self.folder / MODEL}"
+        return (
+            f"the best model so far, of epoch {self.best.epoch}, is in {self.folder / MODEL}; "
+            "timelike train --resume goes on"
+        )
+
+
+def _without(config: Config) -> dict[str, Any]:
+    """Give what of a config the weights depend on."""
+    values = config.model_dump(mode="json", exclude={"output", "evaluation"})
+    for key in ("threads", "inspect", "checkpoint_every"):
+        del values["training"][key]
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _first_difference(before: Any, now: Any, path: str = "") -> str:
+    """Name the first key in which two configs differ, and what stands there."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            if before.get(key) != now.get(key):
+                return _first_difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path}: {json.dumps(before)} before, {json.dumps(now)} now"
 
 
 def _check_writable(folder: Path) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from timelike.config import InspectConfig
 from timelike.errors import ConfigError, DataError, require
+from timelike.files import replacing
 from timelike.inspect.watch import Look, TensorBoard, Watch
 
 __all__ = ["EVENTS", "INSPECTION", "LOGS", "RunLog", "read_looks"]
@@ -45,10 +46,20 @@ class RunLog:
 
     def begin(self) -> None:
         """Write from now on."""
-        if self._asked.tensorboard:
-            self._events = TensorBoard(self.folder / EVENTS)
-        self._begun = True
+        self._open()
         self._write()
+
+    def resume(self) -> None:
+        """Go on behind the steps that the watch has taken: what was seen later will be seen again."""
+        kept = [look for look in read_looks(self.folder) if look.step <= self.watch.steps]
+        with replacing(self.folder / INSPECTION) as part:
+            part.write_text("".join(map(_line, kept)), encoding="utf-8")
+        self._open()
+
+    def _open(self) -> None:
+        if self._asked.tensorboard:
+            self._events = TensorBoard(self.folder / EVENTS, after=self.watch.steps)
+        self._begun = True
 
     def epoch(self, numbers: Mapping[str, float]) -> None:
         """Put numbers of an epoch beside the looks, at the step that the training has reached."""
@@ -71,13 +82,17 @@ class RunLog:
         try:
             with path.open("a", encoding="utf-8") as file:
                 for look in self._waiting:
-                    file.write(json.dumps(look.to_dict(), allow_nan=False) + "\n")
+                    file.write(_line(look))
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
         if self._events is not None:
             for look in self._waiting:
                 self._events(look)
         self._waiting.clear()
+
+
+def _line(look: Look) -> str:
+    return json.dumps(look.to_dict(), allow_nan=False) + "\n"
 
 
 def read_looks(folder: Path) -> list[Look]:

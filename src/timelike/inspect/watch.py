@@ -268,6 +268,8 @@ class TensorBoard:
     ----------
     folder : path
         Made if it is not there; ``tensorboard --logdir FOLDER`` shows what is in it.
+    after : int
+        What older files of the folder have of later steps is no longer shown.
 
     Raises
     ------
@@ -277,13 +279,13 @@ class TensorBoard:
         If TensorBoard is not installed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, after: int = 0) -> None:
         require("tensorboard", "inspect")
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = Path(folder)
         try:
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
         except OSError as error:
             raise ConfigError(f"cannot write to {folder}: {error.strerror or error}") from error
 

@@ -1,0 +1,177 @@
+"""From sequences to batches for training, and the weights of their events.
+
+Data are kept in memory as tensors; a batch is a view of rows that were shuffled many batches at a time, so
+that nothing is padded, copied twice, or walked event by event.
+
+Sizes: `B` sequences, `N` rows, `C` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from timelike.errors import DataError
+from timelike.model import ragged
+from timelike.nn import Ragged
+from timelike.ragged import gather
+from timelike.sequences import Sequences
+
+__all__ = ["Batch", "ShuffledBatches", "event_weights"]
+
+# Batches whose rows are gathered at once: one pass over memory instead of many small ones, and no second
+# copy of all data.
+_BATCHES_AT_ONCE = 64
+
+
+class Batch(NamedTuple):
+    """Some sequences with what is needed for the loss."""
+
+    rows: Ragged  # values [N, D], offsets [B+1]
+    labels: Tensor  # [B] int64
+    weights: Tensor  # [B]
+
+
+def event_weights(
+    sequences: Sequences,
+    class_names: tuple[str, ...],
+    *,
+    balance: bool | Literal["number"],
+    where: str,
+    negative: Literal["use", "ignore", "absolute"] = "use",
+) -> npt.NDArray[np.float64]:
+    """Scale the event weights to a mean of one, in each class if they are to be balanced.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        With labels; without weights each event weighs 1.
+    class_names : tuple of C str
+        What errors call the classes.
+    balance : bool or "number"
+        Give every class the same sum, B / C, or that of its number of events.
+    where : str
+        What errors call these events.
+    negative : {"use", "ignore", "absolute"}
+        What becomes of negative weights: they stay, become 0, or lose their sign.
+
+    Returns
+    -------
+    array [B]
+        Weights that sum to B.
+
+    Raises
+    ------
+    DataError
+        If a class has no events, or its weights do not have a positive sum.
+    """
+    n, labels = len(sequences), sequences.labels
+    if labels is None:
+        raise DataError(f"{where}: the events have no labels")
+    weights = np.ones(n) if sequences.weights is None else sequences.weights
+    if negative != "use":
+        weights = np.abs(weights) if negative == "absolute" else np.maximum(weights, 0.0)
+    counts = np.bincount(labels, minlength=len(class_names))
+    sums = np.bincount(labels, weights=weights, minlength=len(class_names))
+    for name, count, total in zip(class_names, counts, sums, strict=True):
+        if not count:
+            raise DataError(f"{where}: no event of class {name!r} among {n}")
+        # Scaled or not: with a negative sum, ever worse scores of the class would be an ever better loss.
+        if not total > 0.0:
+            raise DataError(
+                f"{where}: the weights of the {count} events of class {name!r} sum to {total:g}; "
+                "a positive sum is needed"
+            )
+    if balance == "number":
+        factors = counts / sums
+    else:
+        factors = n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
+    scaled: npt.NDArray[np.float64] = weights * factors[labels]
+    return scaled
+
+
+class ShuffledBatches:
+    """Batches of all sequences in an order that is new in every epoch.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        Transformed, with labels.
+    weights : array [B]
+        Event weights for the loss.
+    batch_size : int
+        Sequences in a batch at most. Batches are as equal as can be, so that none is a small rest whose
+        few events would make a step as large as any other.
+    dtype : torch.dtype
+        Of the rows and weights.
+    seed : int
+        Of the order.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        weights: npt.NDArray[np.float64],
+        *,
+        batch_size: int,
+        dtype: torch.dtype,
+        seed: int,
+    ) -> None:
+        if sequences.labels is None:
+            raise DataError("the sequences have no labels")
+        self._values = ragged(sequences, dtype).values
+        self._starts, self._lengths = sequences.offsets[:-1], sequences.lengths
+        self._labels = torch.from_numpy(np.array(sequences.labels))
+        self._weights = torch.from_numpy(weights).to(dtype)
+        self._cuts = np.linspace(0, len(sequences), -(-len(sequences) // batch_size) + 1).astype(np.int64)
+        self._random = np.random.default_rng(seed)
+        self._before = self._random.bit_generator.state
+
+    def __len__(self) -> int:
+        return len(self._cuts) - 1
+
+    @property
+    def sizes(self) -> Tensor:
+        """Sequences in each batch."""
+        return torch.from_numpy(np.diff(self._cuts))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch()
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """Draw an order, and give the batches of an epoch but the first so many."""
+        self._before = self._random.bit_generator.state
+        order = self._random.permutation(len(self._starts))
+        # Gathered with those before it: some sums of PyTorch depend on where in memory their numbers lie.
+        skip = done % _BATCHES_AT_ONCE
+        for first in range(done - skip, len(self), _BATCHES_AT_ONCE):
+            yield from islice(
+                self._gathered(order, self._cuts[first : first + _BATCHES_AT_ONCE + 1]), skip, None
+            )
+            skip = 0
+
+    def random_state(self, *, within: bool) -> Mapping[str, Any]:
+        """Give the state from which the order of the epoch is drawn: of this one, or of the next."""
+        return self._before if within else self._random.bit_generator.state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Draw the next order from a state that `random_state` gave."""
+        self._random.bit_generator.state = state
+
+    def _gathered(self, order: npt.NDArray[np.int64], cuts: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        """Gather the rows of a run of batches, then cut them."""
+        chosen = order[cuts[0] : cuts[-1]]
+        rows, offsets = gather(self._starts[chosen], self._lengths[chosen])
+        values = self._values.index_select(0, torch.from_numpy(rows))
+        index = torch.from_numpy(chosen)
+        labels, weights = self._labels.index_select(0, index), self._weights.index_select(0, index)
+        for start, stop in zip(cuts[:-1] - cuts[0], cuts[1:] - cuts[0], strict=True):
+            begin, end = offsets[start], offsets[stop]
+            batch = Ragged(values[begin:end], torch.from_numpy(offsets[start : stop + 1] - begin))
+            yield Batch(batch, labels[start:stop], weights[start:stop])
