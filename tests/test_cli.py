@@ -70,6 +70,32 @@ def test_train_says_what_it_did(toy_config: Path, capsys: Capture) -> None:
     assert (folder / "model.safetensors").is_file()
 
 
+def test_any_key_can_be_set(toy_config, capsys):
+    given = ["training.epochs=1", "network.recurrent.0.units=3", "training.optimiser={name: sgd}"]
+    argv = ["train", str(toy_config)]
+    for text in given:
+        argv += ["--set", text]
+    assert main(argv) == 0
+    written = (toy_config.parent / "run" / "config.yaml").read_text()
+    assert all(text in written for text in ("epochs: 1", "units: 3", "name: sgd"))
+    capsys.readouterr()
+    for text, said in [
+        ("training.epochs", "--set training.epochs: KEY=VALUE is needed"),
+        ("training.epohcs=1", "training.epohcs: unknown key; nearest: 'epochs'"),
+        ("network.recurrent.1.units=3", "network.recurrent.1.units: '1': the list has the entries 0..0"),
+        ("training.epochs=[1", "--set training.epochs=[1: not valid YAML"),
+        ("training.epochs=two", "training.epochs: given 'two'"),
+    ]:
+        assert main(["train", str(toy_config), "--set", text]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(toy_config, capsys):
+    assert main(["train", str(toy_config), "--dry-run"]) == 0
+    assert "one batch: loss" in capsys.readouterr().out
+    assert not (toy_config.parent / "run").exists()
+
+
 def test_options_of_train_replace_the_configs(
     toy_config: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -403,7 +403,7 @@ def test_an_override_is_checked_as_the_file_is(tmp_path: Path) -> None:
     assert load_config(path, overrides={"output": "b"}).output == "b"
     with pytest.raises(ConfigError, match=r"training\.epoch: unknown key; nearest: 'epochs'"):
         load_config(path, overrides={"training.epoch": 3})
-    with pytest.raises(ConfigError, match=r"data\.files\.x: 'files' is not a mapping"):
+    with pytest.raises(ConfigError, match=r"data\.files\.x: 'files' is neither a mapping nor a list"):
         load_config(path, overrides={"data.files.x": 3})
 
 

@@ -44,6 +44,8 @@ KINDS = {
         "training.epochs": 1,
         "training.then": [{"epochs": 1, "batch_size": 15}, {"epochs": 1, "optimiser": {"name": "sgd"}}],
     },
+    "warm-up": {"training.schedule": {"name": "cosine", "warmup": 20}},
+    "average": {"training.average": 0.9, "network.head.batch_norm": {}},
     "stopping": {"training.early_stopping": {"patience": 1}},
 }
 

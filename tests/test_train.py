@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from timelike.optimisers import make_optimiser
 from timelike.progress import Silent
 from timelike.runs import evaluate_run
 from timelike.sequences import Sequences
-from timelike.train import TrainingInterrupted, read_splits, train
+from timelike.train import TrainingInterrupted, read_splits, rehearse, train
 
 
 def toys(n: int = 60, *, weights: Any = None) -> Sequences:
@@ -351,8 +353,107 @@ def test_a_loss_that_is_no_number_stops_it(clip: float | None) -> None:
     config = training(
         epochs=3, batch_size=10, clip_norm=clip, optimiser={"name": "sgd", "learning_rate": 1e38}
     )
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch 1, batch [2-6] of 6; .* 1e\+38"):
+    with pytest.raises(
+        TrainingError, match=r"(the loss|the gradient) .* in epoch 1, batch [2-6] of 6; .* 1e\+38"
+    ):
         fitted(config)
+
+
+def broken(change: Any) -> str:
+    """What is said when a network or a batch is broken."""
+    net, batch = network(), a_batch()
+    config = training(clip_norm=1.0)
+    batch = change(net, batch) or batch
+    with pytest.raises(fit_module._NotFinite) as caught:
+        train_step(net, make_optimiser(net, config), batch, config)
+    return str(caught.value)
+
+
+def test_it_is_said_where_numbers_are_no_longer_finite() -> None:
+    def inputs(net: Network, batch: Batch) -> Batch:
+        values = batch.rows.values.clone()
+        values[0, 0] = math.nan
+        return batch._replace(rows=Ragged(values, batch.rows.offsets))
+
+    def weights(net: Network, batch: Batch) -> None:
+        net.head[0].weight.data[0, 0] = math.nan
+
+    def outputs(net: Network, batch: Batch) -> None:
+        net.head[0].bias.data[:] = 3e38
+        net.head[1].weight.data[:] = 3e38
+
+    assert broken(inputs) == "the loss is nan (inputs are not finite)"
+    assert broken(weights) == "the loss is nan (weights are not finite: head.0.weight)"
+    assert "(the outputs of head.1 are not finite)" in broken(outputs)
+
+
+def test_a_gradient_that_is_not_finite_is_said_before_it_does_harm() -> None:
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+            return dy * math.inf
+
+    net, config = network(), training(clip_norm=1.0)
+    net.head[0].register_forward_hook(lambda *given: Steep.apply(given[2]))
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(fit_module._NotFinite, match=r"the gradient of recurrent\.0\..* is not finite"):
+        train_step(net, make_optimiser(net, config), a_batch(), config)
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+def test_the_rate_rises_at_the_beginning() -> None:
+    plain = {"name": "sgd", "learning_rate": 0.1}
+    config = training(epochs=2, batch_size=20, optimiser=plain, schedule={"name": "constant", "warmup": 4})
+    net = network()
+    optimiser = make_optimiser(net, config)
+    schedule = fit_module._Schedule(optimiser, config, 3)
+    rates = [schedule.rate]
+    for _ in range(6):
+        optimiser.step()
+        schedule.after_batch()
+        rates.append(schedule.rate)
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
+    cosine = training(epochs=2, optimiser=plain, schedule={"name": "cosine", "warmup": 1})
+    schedule = fit_module._Schedule(make_optimiser(net, cosine), cosine, 2)
+    got = [schedule.rate]
+    for _ in range(4):
+        schedule._optimiser.step()
+        schedule.after_batch()
+        got.append(schedule.rate)
+    falls = [0.1 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(5)]
+    assert got == pytest.approx([falls[0] / 2, *falls[1:]], abs=1e-9)
+
+
+def test_the_average_of_weights_is_judged_and_kept() -> None:
+    def run(average: float | None) -> tuple[Network, list[list[torch.Tensor]]]:
+        net, seen = network(), []
+        plain = fit_module.train_step
+
+        def step(*given: Any) -> torch.Tensor:
+            loss = plain(*given)
+            seen.append([value.clone() for value in net.state_dict().values()])
+            return loss
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fit_module, "train_step", step)
+            fitted(training(epochs=2, batch_size=20, average=average, early_stopping=None), net)
+        return net, seen
+
+    net, seen = run(0.8)
+    plain, same = run(None)
+    assert all(torch.equal(a, b) for x, y in zip(seen, same, strict=True) for a, b in zip(x, y, strict=True))
+    expected = list(network().state_dict().values())
+    kept = []
+    for number, weights in enumerate(seen, 1):
+        expected = [0.8 * old + 0.2 * new for old, new in zip(expected, weights, strict=True)]
+        kept += [expected] if number % 3 == 0 else []
+    got = list(net.state_dict().values())
+    assert any(all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, one, strict=True)) for one in kept)
+    assert not torch.equal(got[0], plain.recurrent[0].weight_ih_l0)
 
 
 # -- runs ---------------------------------------------------------------------------------------------------
@@ -367,7 +468,9 @@ def test_a_run_learns_and_is_written(toy_config: Path) -> None:
     result = train(toy_config)
     folder = toy_config.parent / "run"
     assert result.folder == folder
-    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "history.json", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "checkpoint.safetensors", "config.yaml", "history.csv", "history.json", "model.safetensors"
+    ]  # fmt: skip
     assert result.best.validation_auc > 0.9
     history = json.loads((folder / "history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
@@ -467,7 +570,8 @@ def test_a_new_run_takes_away_the_report_of_the_old_one(toy_config: Path) -> Non
         (folder / name).write_text("old")
     train(load_config(toy_config, overrides={"training.epochs": 1}))
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
-        "config.yaml", "history.json", "model.safetensors", "figures/notes.txt"
+        "checkpoint.safetensors", "config.yaml", "history.csv", "history.json", "model.safetensors",
+        "figures/notes.txt",
     }  # fmt: skip
 
 
@@ -476,6 +580,28 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_data_are_read(toy_confi
     (toy_config.parent / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot make the folder .*file/run: .*file is not a directory"):
         train(load_config(toy_config, overrides={"output": "file/run"}))
+
+
+def test_a_rehearsal_shows_all_and_writes_nothing(toy_config: Path) -> None:
+    text = rehearse(load_config(toy_config))
+    assert not (toy_config.parent / "run").exists()
+    lines = text.splitlines()
+    assert lines[0].startswith("data: 240 events (120 background, 120 signal; 168 train, 24 validation")
+    train_events = read_splits(load_config(toy_config))["train"]
+    own = train_events.weights[train_events.labels == 1]
+    sums = f"sum of weights {own.sum():.6g}, {(own < 0).sum()} negative"
+    assert f"  train, signal: {len(own)} events, {sums}" in lines
+    assert "  LSTM(2, 6): 240 parameters" in lines  # 4 (2 + 6 + 2) 6
+    assert "network: 287 parameters" in lines  # and 6 * 5 + 5, 5 * 2 + 2
+    before, after = map(float, re.findall(r"loss ([0-9.]+), after the step ([0-9.]+)", lines[-1])[0])
+    assert after < before
+
+
+def test_the_table_of_epochs_is_the_history(toy_config: Path) -> None:
+    folder = train(toy_config).folder
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert rows == json.loads((folder / "history.json").read_text())
 
 
 def test_a_config_made_in_python(toy_config: Path) -> None:

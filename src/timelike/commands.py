@@ -40,6 +40,19 @@ Examples:
 )
 
 
+def _changes(given: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` of --set, the value as it would stand in the config."""
+    from timelike.yamlfile import parse_yaml
+
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: KEY=VALUE is needed, like training.epochs=3")
+        found[key.strip()] = parse_yaml(value, f"--set {text}")
+    return found
+
+
 def run(argv: list[str]) -> int:
     """Run a command line and give its exit code; errors are raised.
 
@@ -123,6 +136,13 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Instead of training.threads.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Instead of any key: --set network.head.units=[64]."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the data, show all, train one batch, write nothing.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted training of this config stopped.")
     ] = False,
@@ -136,11 +156,15 @@ def train(
         "training.seed": seed,
         "training.threads": threads,
     }
-    checked = load_config(config, overrides={key: value for key, value in given.items() if value is not None})
+    overrides = {key: value for key, value in given.items() if value is not None} | _changes(changes or [])
+    checked = load_config(config, overrides=overrides)
 
     from timelike import progress
-    from timelike.train import MODEL, TrainingInterrupted, train
+    from timelike.train import MODEL, TrainingInterrupted, rehearse, train
 
+    if dry_run:
+        typer.echo(rehearse(checked))
+        return
     try:
         result = train(checked, progress=progress.on(), resume=resume)
     except TrainingInterrupted as interrupt:

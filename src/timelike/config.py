@@ -453,20 +453,24 @@ class AdadeltaConfig(_Optimiser):
     epsilon: PositiveFloat = 1e-6
 
 
-class ConstantSchedule(_Section):
+class _Schedule(_Section):
+    warmup: NonNegativeInt = 0  # batches in which the learning rate rises to its value in equal steps
+
+
+class ConstantSchedule(_Schedule):
     """The learning rate stays as it is."""
 
     name: Literal["constant"] = "constant"
 
 
-class CosineSchedule(_Section):
+class CosineSchedule(_Schedule):
     """Half a cosine from the learning rate down to `final` times it, in steps of a batch."""
 
     name: Literal["cosine"]
     final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
 
-class PlateauSchedule(_Section):
+class PlateauSchedule(_Schedule):
     """The learning rate times `factor` after `patience` epochs without a better early-stopping metric."""
 
     name: Literal["plateau"]
@@ -538,6 +542,8 @@ class TrainingConfig(_Section):
     early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
     regularisation: RegularisationConfig | None = None
     clip_norm: PositiveFloat | None = 5.0
+    # Judge and keep not the weights themselves but their exponential moving average over batches.
+    average: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     # true: the same sum of weights for all classes; number: for each class as many as it has events
     class_balance: bool | Literal["number"] = True
     negative_weights: Literal["use", "ignore", "absolute"] = "use"
@@ -678,12 +684,25 @@ def load_config(path: Path | str, *, overrides: Mapping[str, Any] | None = None)
 
 def _override(document: YamlDocument, key: str, value: Any) -> None:
     *sections, last = key.split(".")
-    values = document.values
+    place: Any = document.values
     for depth, section in enumerate(sections):
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{document.where(sections[: depth + 1])}: {key}: {section!r} is not a mapping")
-    values[last] = value
+        where = document.where(sections[: depth + 1])
+        if isinstance(place, list):
+            place = place[_index(section, place, f"{where}: {key}")]
+        else:
+            place = place.setdefault(section, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"{where}: {key}: {section!r} is neither a mapping nor a list")
+    if isinstance(place, list):
+        place[_index(last, place, f"{document.where(sections)}: {key}")] = value
+    else:
+        place[last] = value
+
+
+def _index(text: str, values: list[Any], where: str) -> int:
+    if not text.isdecimal() or int(text) >= len(values):
+        raise ConfigError(f"{where}: {text!r}: the list has the entries 0..{len(values) - 1}")
+    return int(text)
 
 
 def _plain(value: Any) -> str:

@@ -7,9 +7,10 @@ that changes is in one place, so that a training can go on where it stopped.
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,12 +26,13 @@ from timelike.errors import TimelikeError
 from timelike.inspect.watch import Watch
 from timelike.losses import loss_of, penalty
 from timelike.model import Network, logits
+from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
 from timelike.progress import Progress, Silent
 from timelike.roc import roc_curve
 from timelike.sequences import Sequences
 
-__all__ = ["Epoch", "FitResult", "TrainingError", "fit", "run_epoch", "train_step"]
+__all__ = ["Epoch", "FitResult", "TrainingError", "fit", "one_step", "run_epoch", "train_step"]
 
 
 class TrainingError(TimelikeError, ArithmeticError):
@@ -138,13 +140,15 @@ def fit(
                     progress,
                     watch,
                     place=state.place,
+                    average=state.average,
                     on_batch=lambda: on_snapshot(state.snapshot, True) if on_snapshot else None,
                 )
-                validation_loss, auc = judge(network, phase, number)
-                seconds = time.perf_counter() - started
-                epoch = Epoch(number, loss, validation_loss, auc, state.schedule.rate, seconds)
-                improved = state.take(epoch)
-                on_epoch(state.history, improved)
+                with state.average.instead() if state.average else nullcontext():
+                    validation_loss, auc = judge(network, phase, number)
+                    seconds = time.perf_counter() - started
+                    epoch = Epoch(number, loss, validation_loss, auc, state.schedule.rate, seconds)
+                    improved = state.take(epoch)
+                    on_epoch(state.history, improved)
                 progress.epoch(vars(epoch), improved=improved)
                 if on_snapshot:
                     on_snapshot(state.snapshot, False)
@@ -155,6 +159,32 @@ def fit(
         state.begin(state.index + 1)
     network.load_state_dict(state.kept)
     return FitResult(state.history, state.best.epoch)
+
+
+class _Average:
+    """Exponential moving average of all weights over batches (Polyak & Juditsky, SIAM 30 (1992) 838)."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self._network, self._decay = network, decay
+        self.weights = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def update(self) -> None:
+        """Take the weights after a batch into the average."""
+        for name, value in self._network.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - self._decay)
+            else:
+                self.weights[name].copy_(value)
+
+    @contextmanager
+    def instead(self) -> Iterator[None]:
+        """Put the average in the place of the weights for a block."""
+        own = {name: value.clone() for name, value in self._network.state_dict().items()}
+        self._network.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            self._network.load_state_dict(own)
 
 
 @dataclass
@@ -199,6 +229,8 @@ class _Fit:
         self.optimiser = make_optimiser(self.network, phase)
         self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
         self.best.begin(phase.early_stopping)
+        decay = self._config.average
+        self.average = None if decay is None else _Average(self.network, decay)
         self.place = _Place(torch.zeros(len(self.batches), dtype=torch.float64))
 
     @property
@@ -223,6 +255,8 @@ class _Fit:
         for number, state in self.optimiser.state_dict()["state"].items():
             given = {key: value for key, value in state.items() if value is not None}
             tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in given.items()}
+        if self.average:
+            tensors |= {f"average.{name}": value for name, value in self.average.weights.items()}
         tensors |= {"losses": self.place.losses, "random": torch.get_rng_state()}
         values = {
             "phase": self.index,
@@ -256,6 +290,8 @@ class _Fit:
             group["lr"] = rate
             if initial is not None:
                 group["initial_lr"] = initial
+        if self.average:
+            self.average.weights = snapshot.part("average.")
         self.schedule.restore(values["schedule"])
         self.best.restore(values["best"])
         self.batches.restore(values["order"])
@@ -276,6 +312,7 @@ def run_epoch(
     watch: Watch | None = None,
     *,
     place: _Place | None = None,
+    average: _Average | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> float:
     """Take one step per batch, from a place in the epoch on, and give the mean loss."""
@@ -283,19 +320,21 @@ def run_epoch(
     place = place or _Place(torch.zeros(len(batches), dtype=torch.float64))
     losses = place.losses
     for batch in batches.epoch(place.done):
-        losses[place.done] = train_step(network, optimiser, batch, config, watch)
+        try:
+            losses[place.done] = train_step(network, optimiser, batch, config, watch)
+        except _NotFinite as error:
+            where = f"epoch {number}, batch {place.done + 1} of {len(batches)}"
+            raise TrainingError(
+                f"{error} in {where}; the learning rate there is {schedule.rate:g}: "
+                "try a smaller one, or clip_norm"
+            ) from None
         place.done += 1
+        if average is not None:
+            average.update()
         schedule.after_batch()
         progress.batch()
         if place.done < len(batches):
             on_batch()
-    finite = losses.isfinite()
-    if not finite.all():
-        index = int((~finite).nonzero()[0])
-        raise TrainingError(
-            f"the loss is {losses[index].item()} in epoch {number}, batch {index + 1} of {len(batches)}; "
-            f"the learning rate there is {schedule.rate:g}: try a smaller one, or clip_norm"
-        )
     return float(torch.dot(losses, batches.sizes.double()) / batches.sizes.sum())
 
 
@@ -313,11 +352,93 @@ def train_step(
         loss = loss_of_batch(network(batch.rows), batch.labels, batch.weights)
         if config.regularisation is not None:
             loss = loss + penalty(network, config.regularisation)
+        if not math.isfinite(value := loss.item()):
+            raise _NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
         loss.backward()  # type: ignore[no-untyped-call]
     if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+        if not math.isfinite(norm.item()):
+            names = [name for name, p in network.named_parameters() if _bad(p.grad)]
+            raise _NotFinite(
+                f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite"
+            )
     optimiser.step()
     return loss.detach()
+
+
+def one_step(
+    network: Network, training: Sequences, config: TrainingConfig, class_names: tuple[str, ...]
+) -> tuple[float, float, float]:
+    """Train one batch.
+
+    Parameters
+    ----------
+    network : Network
+        Changed in place.
+    training : Sequences
+        Transformed, with labels.
+    config : TrainingConfig
+    class_names : tuple of str
+
+    Returns
+    -------
+    before, after : float
+        Loss of the batch with the first weights and with the next ones.
+    seconds : float
+        That the step took.
+    """
+    weights = event_weights(
+        training,
+        class_names,
+        balance=config.class_balance,
+        negative=config.negative_weights,
+        where="training",
+    )
+    dtype = next(network.parameters()).dtype
+    batches = ShuffledBatches(training, weights, batch_size=config.batch_size, dtype=dtype, seed=config.seed)
+    batch, optimiser = next(iter(batches)), make_optimiser(network, config)
+    network.train()
+    started = time.perf_counter()
+    before = train_step(network, optimiser, batch, config)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        after = loss_of(config, sigmoid=network.sigmoid)(network(batch.rows), batch.labels, batch.weights)
+    return before.item(), after.item(), seconds
+
+
+class _NotFinite(Exception):
+    """A number of a training step is not finite; the message says which."""
+
+
+def _bad(values: Tensor | None) -> bool:
+    return values is not None and not bool(values.isfinite().all())
+
+
+def _first_not_finite(network: Network, batch: Batch) -> str:
+    """Say where on the way from the inputs to the loss the first number is that is not finite."""
+    if _bad(batch.rows.values):
+        return "inputs are not finite"
+    if names := [name for name, p in network.named_parameters() if _bad(p)]:
+        return f"weights are not finite: {', '.join(names[:3])}"
+    found: list[str] = []
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _given: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if _bad(getattr(first, "values", None) if isinstance(first, Ragged) else first):
+                found.append(name)
+
+        return hook
+
+    layers = [(name, part) for name, part in network.named_modules() if not list(part.children()) and name]
+    hooks = [part.register_forward_hook(look(name)) for name, part in layers]
+    try:
+        with torch.no_grad():
+            network(batch.rows)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f"the outputs of {found[0]} are not finite" if found else "scores are too large for a loss"
 
 
 class _Schedule:
@@ -325,6 +446,7 @@ class _Schedule:
 
     def __init__(self, optimiser: torch.optim.Optimizer, config: TrainingConfig, n_batches: int) -> None:
         self._optimiser = optimiser
+        self._warmup: torch.optim.lr_scheduler.LinearLR | None = None
         self._cosine: torch.optim.lr_scheduler.CosineAnnealingLR | None = None
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
         given, rate = config.schedule, config.optimiser.learning_rate
@@ -341,11 +463,18 @@ class _Schedule:
                 threshold=0.0,
             )
 
+        if given.warmup:
+            self._warmup = torch.optim.lr_scheduler.LinearLR(
+                optimiser, start_factor=1 / (given.warmup + 1), total_iters=given.warmup
+            )
+
     @property
     def rate(self) -> float:
         return float(self._optimiser.param_groups[0]["lr"])
 
     def after_batch(self) -> None:
+        if self._warmup is not None:
+            self._warmup.step()
         if self._cosine is not None:
             self._cosine.step()
 
@@ -354,13 +483,15 @@ class _Schedule:
             self._plateau.step(metric)
 
     def state(self) -> dict[str, Any]:
-        own = self._cosine or self._plateau
-        return dict(own.state_dict()) if own else {}
+        return {name: dict(part.state_dict()) for name, part in self._parts().items()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        own = self._cosine or self._plateau
-        if own:
-            own.load_state_dict(state)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"warmup": self._warmup, "cosine": self._cosine, "plateau": self._plateau}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 class _Judge:

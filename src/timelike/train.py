@@ -3,7 +3,7 @@
 `train` reads the data, splits it, fits the transforms on the training events, fits the network, and writes
 
 - ``model.safetensors``: the weights of the best epoch so far, with all that is needed to apply them;
-- ``history.json``: the numbers of every epoch so far;
+- ``history.json``, ``history.csv``: the numbers of every epoch so far;
 - ``config.yaml``: the config with every default, from which the run can be repeated and evaluated.
 
 These are written after each epoch that gives something new, each aside and renamed: a training that is
@@ -16,6 +16,7 @@ With ``training.inspect`` there are also
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from timelike.data.split import split
 from timelike.data.transforms import FittedTransforms
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
-from timelike.fit import Epoch, fit
+from timelike.fit import Epoch, fit, one_step
 from timelike.inspect.runlog import LOGS, RunLog
 from timelike.model import Model, Network, save_model
 from timelike.modelfile import read_model_file
@@ -49,12 +50,13 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingResult",
     "read_splits",
+    "rehearse",
     "train",
 ]
 
 # Names of files in a run's folder
 CONFIG, HISTORY, MODEL = "config.yaml", "history.json", "model.safetensors"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, TABLE = "checkpoint.safetensors", "history.csv"
 _OF_ANOTHER = (CHECKPOINT, "metrics.json", "report.html", "figures/*.png", "figures/*.pdf", *LOGS)
 
 
@@ -150,6 +152,56 @@ def train(
     return TrainingResult(folder, model, result.history, result.best)
 
 
+def rehearse(config: Config) -> str:
+    """Read the data of a config, make its network, train one batch, and tell of all that; write nothing.
+
+    Parameters
+    ----------
+    config : Config
+
+    Returns
+    -------
+    str
+        Lines: events, classes and weights of each split, variables and their ranges, layers and numbers of
+        parameters, the loss before and after one step, and what a step takes.
+
+    Raises
+    ------
+    ConfigError, DataError, TrainingError
+        As `train`.
+    """
+    splits = read_splits(config)
+    names, training = config.data.class_names, splits["train"]
+    transforms = FittedTransforms.fit(training, config.data)
+    lines = [_about_data(splits, names)]
+    for part, events in splits.items():
+        labels = np.zeros(0, np.int64) if events.labels is None else events.labels
+        weights = np.ones(len(events)) if events.weights is None else events.weights
+        for index, name in enumerate(names):
+            own = weights[labels == index]
+            total, negative = f"{own.sum():.6g}", int((own < 0).sum())
+            lines.append(
+                f"  {part}, {name}: {len(own):,} events, sum of weights {total}, {negative:,} negative"
+            )
+    lengths = training.lengths
+    lines.append(f"steps of an event: {lengths.min()} to {lengths.max()}, {lengths.mean():.1f} in the mean")
+    for d, name in enumerate(training.names):
+        x = training.values[:, d]
+        lines.append(f"  {name}: {np.nanmin(x):.4g} to {np.nanmax(x):.4g}, {np.nanmean(x):.4g} in the mean")
+    with _settings(config.training):
+        network = _network(config, len(transforms.names))
+        for layer in (*network.recurrent, *network.head):
+            count = sum(p.numel() for p in layer.parameters())
+            lines.append(f"  {layer}: {count:,} parameters")
+        lines.append(f"network: {sum(p.numel() for p in network.parameters()):,} parameters")
+        before, after, seconds = one_step(network, transforms.apply(training), config.training, names)
+        lines.append(
+            f"one batch: loss {before:.4f}, after the step {after:.4f}; {1000 * seconds:.1f} ms. "
+            "Nothing was written."
+        )
+    return "\n".join(lines)
+
+
 def read_splits(config: Config) -> dict[str, Sequences]:
     """Read the events of a config and share them out.
 
@@ -219,8 +271,13 @@ class _Run:
         if len(history) == 1:
             with replacing(self.folder / CONFIG) as part:
                 part.write_text(self.config.written_for(self.folder), encoding="utf-8")
+        numbers = [asdict(epoch) for epoch in history]
         with replacing(self.folder / HISTORY) as part:
-            part.write_text(json.dumps([asdict(epoch) for epoch in history], indent=1) + "\n")
+            part.write_text(json.dumps(numbers, indent=1) + "\n")
+        with replacing(self.folder / TABLE) as part, part.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(numbers[0]))
+            table.writeheader()
+            table.writerows(numbers)
         if self.log:
             self.log.epoch(asdict(history[-1]))
 

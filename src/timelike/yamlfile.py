@@ -14,7 +14,7 @@ from typing import Any
 
 from timelike.errors import ConfigError, require
 
-__all__ = ["YamlDocument", "read_yaml", "write_yaml"]
+__all__ = ["YamlDocument", "parse_yaml", "read_yaml", "write_yaml"]
 
 # At most as many digits as a double has before its point: of some thousands, Python raises.
 _INT = re.compile(r"[-+]?[0-9]{1,308}|0o[0-7]{1,340}|0x[0-9a-fA-F]{1,255}")
@@ -90,6 +90,28 @@ def read_yaml(path: Path) -> YamlDocument:
         raise ConfigError(f"{name}: holds {_kind(node)}; a mapping of keys to values is needed")
     lines: dict[tuple[str | int, ...], int] = {}
     return YamlDocument(name, _construct(node, (), name, lines, frozenset()), lines)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Read one value as it would stand behind a key: a scalar, a list in brackets, a mapping in braces.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML.
+
+    Examples
+    --------
+    >>> parse_yaml("{name: sgd, learning_rate: 1e-2}", "--set")
+    {'name': 'sgd', 'learning_rate': 0.01}
+    """
+    yaml = require("yaml", "data")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = _one_line(str(getattr(error, "problem", None) or error))
+        raise ConfigError(f"{name}: not valid YAML: {reason}") from None
+    return None if node is None else _construct(node, (), name, {}, frozenset())
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:
