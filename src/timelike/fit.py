@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from timelike.batches import Batch, ShuffledBatches, event_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
+from timelike.distributed import Ranks
 from timelike.errors import TimelikeError
 from timelike.inspect.watch import Watch
 from timelike.losses import loss_of, penalty
@@ -72,6 +73,7 @@ def fit(
     watch: Watch | None = None,
     begin: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot], bool], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> FitResult:
     """Fit a network, and leave it with the weights of its best epoch.
 
@@ -99,6 +101,8 @@ def fit(
     on_snapshot : callable
         Called after each epoch, behind `on_epoch`, and after each batch within, with a function that gives
         the state of the training, and whether that is within an epoch.
+    ranks : Ranks, optional
+        With which this process trains together.
 
     Returns
     -------
@@ -141,6 +145,7 @@ def fit(
                     watch,
                     place=state.place,
                     average=state.average,
+                    ranks=ranks,
                     on_batch=lambda: on_snapshot(state.snapshot, True) if on_snapshot else None,
                 )
                 with state.average.instead() if state.average else nullcontext():
@@ -313,6 +318,7 @@ def run_epoch(
     *,
     place: _Place | None = None,
     average: _Average | None = None,
+    ranks: Ranks | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> float:
     """Take one step per batch, from a place in the epoch on, and give the mean loss."""
@@ -321,7 +327,7 @@ def run_epoch(
     losses = place.losses
     for batch in batches.epoch(place.done):
         try:
-            losses[place.done] = train_step(network, optimiser, batch, config, watch)
+            losses[place.done] = train_step(network, optimiser, batch, config, watch, ranks)
         except _NotFinite as error:
             where = f"epoch {number}, batch {place.done + 1} of {len(batches)}"
             raise TrainingError(
@@ -344,17 +350,26 @@ def train_step(
     batch: Batch,
     config: TrainingConfig,
     watch: Watch | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
-    """Change the weights by one batch and give its loss."""
+    """Change the weights by one batch and give its loss; of several ranks each takes a part of it."""
     loss_of_batch = loss_of(config, sigmoid=network.sigmoid)
     network.zero_grad(set_to_none=True)  # the optimiser's own is slower by its hooks
+    if ranks is not None:
+        batch = ranks.share(batch)
     with nullcontext() if watch is None else watch.step():
         loss = loss_of_batch(network(batch.rows), batch.labels, batch.weights)
-        if config.regularisation is not None:
+        if config.regularisation is not None and (ranks is None or ranks.rank == 0):
             loss = loss + penalty(network, config.regularisation)
-        if not math.isfinite(value := loss.item()):
+        if ranks is None and not math.isfinite(value := loss.item()):
             raise _NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
         loss.backward()  # type: ignore[no-untyped-call]
+    loss = loss.detach()
+    if ranks is not None:
+        # Asked of the sum: so all ranks stop together, and none waits for another.
+        loss = ranks.sum(network, loss)
+        if not math.isfinite(value := loss.item()):
+            raise _NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
     if config.clip_norm is not None:
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         if not math.isfinite(norm.item()):
@@ -363,7 +378,7 @@ def train_step(
                 f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite"
             )
     optimiser.step()
-    return loss.detach()
+    return loss
 
 
 def one_step(

@@ -33,6 +33,7 @@ from timelike.checkpoint import Snapshot, fingerprint, read_snapshot, write_snap
 from timelike.config import Config, TrainingConfig, load_config
 from timelike.data.split import split
 from timelike.data.transforms import FittedTransforms
+from timelike.distributed import Ranks, ranks
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
 from timelike.fit import Epoch, fit, one_step
@@ -115,6 +116,15 @@ def train(
     """
     config = config if isinstance(config, Config) else load_config(config)
     progress = Silent() if progress is None else progress
+    with ranks() as found:
+        return _train(config, progress, resume, found)
+
+
+def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None) -> TrainingResult:
+    first = ranks is None or ranks.rank == 0
+    progress = progress if first else Silent()
+    if ranks and config.network.head.batch_norm:
+        raise ConfigError("network.head.batch_norm: of several ranks each would take its own mean")
     folder = config.run_folder
     _check_writable(folder)
     splits = read_splits(config)
@@ -122,8 +132,12 @@ def train(
     with _settings(config.training):
         names = config.data.class_names
         network = _network(config, splits["train"].n_variables)
-        run = _Run(folder, config, network, transforms, splits)
+        run = _Run(folder, config, network, transforms, splits, first=first)
         progress.say(_about_data(splits, names))
+        if ranks:
+            ranks.check_same("config", json.dumps(run.about["config"]))
+            ranks.check_same("content of the files", run.about["data"])
+            progress.say(f"{ranks.size} ranks")
         begin = run.resumed(progress) if resume else None
         if not resume and run.unfinished():
             progress.say(f"an unfinished training in {folder} is replaced; --resume would go on with it")
@@ -137,10 +151,11 @@ def train(
                 class_names=names,
                 signal=config.data.signal_name,
                 progress=progress,
-                on_epoch=run.write,
+                on_epoch=run.write if first else lambda history, improved: None,
                 watch=run.log.watch if run.log else None,
                 begin=begin,
-                on_snapshot=run.snapshot,
+                on_snapshot=run.snapshot if first else None,
+                ranks=ranks,
             )
         except KeyboardInterrupt:
             raise TrainingInterrupted(run.left()) from None
@@ -148,7 +163,8 @@ def train(
             if run.log:
                 run.log.close()
     model = run.model(result.history, result.best, complete=True)
-    save_model(model, folder / MODEL)
+    if first:
+        save_model(model, folder / MODEL)
     return TrainingResult(folder, model, result.history, result.best)
 
 
@@ -235,14 +251,16 @@ class _Run:
         network: Network,
         transforms: FittedTransforms,
         splits: dict[str, Sequences],
+        *,
+        first: bool = True,
     ) -> None:
         self.folder, self.config, self.network, self.transforms = folder, config, network, transforms
         self.events = {name: len(part) for name, part in splits.items()}
         self.best: Epoch | None = None
         asked = config.training.inspect
-        self.log = RunLog(folder, network, asked) if asked else None
+        self.log = RunLog(folder, network, asked) if asked and first else None
         self._batches = 0  # since the last checkpoint
-        self._about = {"config": _without(config), "data": fingerprint(splits)}
+        self.about: dict[str, Any] = {"config": _without(config), "data": fingerprint(splits)}
         self._begun = False
 
     def model(
@@ -287,7 +305,7 @@ class _Run:
         if within and self._batches % self.config.training.checkpoint_every:
             return
         self._begin()
-        write_snapshot(state(), self.folder / CHECKPOINT, self._about)
+        write_snapshot(state(), self.folder / CHECKPOINT, self.about)
 
     def unfinished(self) -> bool:
         """Whether there is a training to go on with that has not come to its end."""
@@ -305,10 +323,10 @@ class _Run:
             progress.say(f"no checkpoint in {self.folder}: the training begins anew")
             return None
         found, about = read_snapshot(path)
-        if about.get("config") != self._about["config"]:
-            key = _first_difference(about.get("config"), self._about["config"])
+        if about.get("config") != self.about["config"]:
+            key = _first_difference(about.get("config"), self.about["config"])
             raise ConfigError(f"{path}: of another config, {key}; train anew, without --resume")
-        if about.get("data") != self._about["data"]:
+        if about.get("data") != self.about["data"]:
             raise DataError(f"{path}: of other events than the files now hold; train anew, without --resume")
         history = found.values["history"]
         if found.values["best"]["epoch"]:

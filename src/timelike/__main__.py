@@ -1,0 +1,7 @@
+"""``python -m timelike`` is ``timelike``."""
+
+import sys
+
+from timelike.cli import main
+
+sys.exit(main())
