@@ -56,8 +56,10 @@ FLOORS = [
     {"train", "apply"},
     {"runs"},
     {"tmva"},
+    {"tmvacommands"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 TORCH = {
     "composition",
@@ -85,6 +87,7 @@ TORCH = {
     "apply",
     "runs",
     "tmva",
+    "tmvacommands",
     "commands",
 }
 

@@ -37,7 +37,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.data.files == ("jets.root",)
     assert config.data.class_names == ("qcd", "top")
     assert config.data.signal_name == "top"
-    assert config.data.transform_of("part_pt") == "standardise"
+    assert config.data.transforms_of("part_pt") == [("standardise", {})]
     assert config.training.optimiser == AdamConfig()
     assert config.base == tmp_path
     assert config.run_folder == tmp_path / "runs" / "timelike"
@@ -97,7 +97,7 @@ output: ../out
     assert config.data.steps == ("vars_time*",)
     assert config.data.classes["signal"].files == ("s.root",)
     assert config.data.signal_name == "background"
-    assert config.data.transform_of("anything") == "none"
+    assert config.data.transforms_of("anything") == [("none", {})]
     assert config.sequence.keep_last == 40
     assert config.split.remainders.test == (3,)
     assert [layer.summary for layer in config.network.recurrent] == [
@@ -313,6 +313,17 @@ BELOW_DATA = {
         "  transforms: {part_et: none}",
         "transform of 'part_et', which is not among the var",
     ),
+    "clip": (
+        "  transforms: {part_pt: [log, {name: clip, low: 2, high: 1}]}",
+        "clip from 2 to 1: the first must be smaller",
+    ),
+    "no such transform": ("  transforms: {part_pt: logg}", "part_pt: given 'logg'; nearest: 'log'"),
+    "no such transform of several": (
+        "  transforms: {part_pt: [log, stand]}",
+        "data.transforms.part_pt.1: given 'stand'",
+    ),
+    "missing of nothing": ("  missing: {part_et: fill}", "missing: 'part_et' is not among the variables"),
+    "mix": ("  mix: pcb", "data.mix: given 'pcb'"),
     "signal": ("  signal: tpo", "signal 'tpo' is not a class; nearest: 'top'"),
     "two ways of steps": ("  steps: x*", "give either 'variables' (inputs of each step) or 'steps'"),
     "two ways of labels": (

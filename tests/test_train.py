@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from timelike.progress import Silent
 from timelike.runs import evaluate_run
 from timelike.sequences import Sequences
 from timelike.train import TrainingInterrupted, read_splits, rehearse, train
+from toys import toy_columns, write_root
 
 
 def toys(n: int = 60, *, weights: Any = None) -> Sequences:
@@ -489,7 +491,35 @@ def test_transforms_are_fitted_on_training_events_only(toy_config: Path) -> None
     events = read_splits(load_config(toy_config))["train"]
     weights = np.abs(np.repeat(events.weights, events.lengths))
     mean = np.average(events.values.astype(np.float64), axis=0, weights=weights)
-    np.testing.assert_allclose(model.transforms.mean, mean, rtol=1e-12)
+    got = [step.numbers["mean"] for (step,) in model.transforms.steps]
+    np.testing.assert_allclose(got, mean, rtol=1e-12)
+
+
+def test_variables_may_be_missing_and_mixed(toy_config: Path) -> None:
+    columns = toy_columns()
+    rng = np.random.default_rng(3)
+    eta = ak.to_numpy(ak.flatten(columns["part_eta"])).copy()
+    eta[rng.random(len(eta)) < 0.2] = np.nan
+    columns["part_eta"] = ak.unflatten(eta, ak.num(columns["part_eta"]))
+    (toy_config.parent / "toy.root").unlink()
+    write_root(toy_config.parent / "toy.root", columns)
+    with pytest.raises(DataError, match="variable 'part_eta' is nan"):
+        train(toy_config)
+    changes = {
+        "data.missing": {"part_eta": "indicator"},
+        "data.transforms": {"default": ["clip", "gauss"]},
+        "data.mix": "pca",
+        "training.epochs": 8,
+    }
+    result = train(load_config(toy_config, overrides=changes))
+    assert result.best.validation_auc > 0.8
+    assert result.model.inputs == ("component 1", "component 2", "part_eta missing")
+    test = read_splits(load_config(result.folder / "config.yaml"))["test"]
+    again = load_model(result.folder / "model.safetensors")
+    assert np.isnan(test.values).any()
+    assert np.array_equal(predict(again, test), predict(result.model, test))
+    report = evaluate_run(result.folder).report.read_text(encoding="utf-8")
+    assert "part_eta" in report
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(toy_config: Path) -> None:

@@ -109,7 +109,7 @@ def file_text(
     for layer in network:
         if layer["kind"] == "flat":
             # what flattening gives: all steps of the layer before it, or its last one
-            before = layers[-1] if layers else {"steps": True, "H": D}
+            before = next((la for la in layers[::-1] if "H" in la), {"steps": True, "H": D})
             width = before["H"] * (T if before["steps"] else 1)
         layers.append(layer)
     texts = "".join(layer_text(layer, T, width, digits) for layer in network)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from timelike import __version__, statistics
+from timelike import __version__, statistics, tmvacommands
 from timelike.errors import ConfigError, require
 
 typer = require("typer", "train")
@@ -29,6 +29,7 @@ Examples:
   timelike evaluate runs/jets          ROC, AUC, overtraining: runs/jets/report.html
   timelike apply runs/jets/model.safetensors --input more.root -o scores.root
   timelike inspect runs/jets/model.safetensors --input more.root --event 17 -o page.html
+  timelike tmva convert macro.C        configs from a macro of ROOT's TMVA; weights and tables too
   timelike info                        version, instruction set, what is installed
 
 \b
@@ -38,6 +39,9 @@ Examples:
     rich_markup_mode=None,  # plain text: help is also read in pipes and log files
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+app.add_typer(tmvacommands.app)
 
 
 def _changes(given: list[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -28,6 +29,7 @@ from pydantic import (
     PrivateAttr,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    Tag,
     ValidationError,
     model_serializer,
     model_validator,
@@ -43,6 +45,7 @@ __all__ = [
     "AdagradConfig",
     "AdamConfig",
     "BatchNormConfig",
+    "ClipConfig",
     "Config",
     "ConstantSchedule",
     "CosineSchedule",
@@ -116,6 +119,32 @@ class SourceConfig(_Section):
     weights: Text | None = None
 
 
+class ClipConfig(_Section):
+    """Values beyond the limits become these."""
+
+    name: Literal["clip"]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check(self) -> ClipConfig:
+        if not self.low < self.high:
+            raise ValueError(f"clip from {self.low:g} to {self.high:g}: the first must be smaller")
+        return self
+
+
+def _in_a_row(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+TransformName = Literal["standardise", "robust", "minmax", "log", "clip", "uniform", "gauss", "none"]
+Transform = Annotated[
+    Annotated[TransformName, Tag("name")] | Annotated[ClipConfig, Tag("limits")],
+    Discriminator(lambda value: "limits" if isinstance(value, dict | ClipConfig) else "name"),
+]
+Transforms = Annotated[tuple[Transform, ...], BeforeValidator(_in_a_row), Field(min_length=1)]  # in a row
+
+
 class DataConfig(_Section):
     """Which events and variables are read, and what they are called."""
 
@@ -132,7 +161,9 @@ class DataConfig(_Section):
     weights: Text | None = None
     event_number: Text | None = None
     observers: Texts = ()
-    transforms: dict[Text, Literal["standardise", "none"]] = {}
+    transforms: dict[Text, Transforms] = {}
+    mix: Literal["decorrelate", "pca"] | None = None  # of all variables, behind their transforms
+    missing: dict[Text, Literal["fill", "indicator"]] = {}  # variables that may be nan
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -144,9 +175,13 @@ class DataConfig(_Section):
         """The class whose score is the discriminant: the last one unless `signal` says otherwise."""
         return self.signal if self.signal is not None else self.class_names[-1]
 
-    def transform_of(self, variable: str) -> str:
-        """Name of the transform of a variable: its own, else the default, else "standardise"."""
-        return self.transforms.get(variable, self.transforms.get("default", "standardise"))
+    def transforms_of(self, variable: str) -> list[tuple[str, dict[str, float]]]:
+        """Names of the transforms of a variable, and numbers that are given: its own, else the default."""
+        chosen = self.transforms.get(variable, self.transforms.get("default", ("standardise",)))
+        return [
+            (step, {}) if isinstance(step, str) else (step.name, {"low": step.low, "high": step.high})
+            for step in chosen
+        ]
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -175,6 +210,10 @@ class DataConfig(_Section):
                 if name != "default" and name not in self.variables:
                     near = nearest(name, (*self.variables, "default"))
                     raise ValueError(f"transform of {name!r}, which is not among the variables; {near}")
+            for name in self.missing:
+                if name not in self.variables:
+                    near = nearest(name, self.variables)
+                    raise ValueError(f"missing: {name!r} is not among the variables; {near}")
         return self
 
 

@@ -267,6 +267,11 @@ class Model:
         return self.transforms.names
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the network reads at each step: the variables, or what transforms make of them."""
+        return self.transforms.outputs
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the scores."""
         return self.data.class_names
@@ -328,6 +333,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     meta = {
         "network": model.network.config.model_dump(mode="json"),
         "variables": list(model.variables),
+        "inputs": list(model.transforms.outputs),
         "transforms": model.transforms.to_dict(),
         "classes": list(model.class_names),
         "signal": model.signal,
@@ -371,12 +377,14 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         transforms = FittedTransforms.from_dict(meta["transforms"])
     except ModelFileError as error:
         raise ModelFileError(f"{path}: the header cannot be used: {error}") from None
-    if transforms.names != tuple(meta["variables"]):
+    if transforms.names != tuple(meta["variables"]) or transforms.outputs != tuple(
+        meta.get("inputs", meta["variables"])
+    ):
         raise ModelFileError(f"{path}: 'variables' and 'transforms' in the header disagree")
     weights = {name: torch.from_numpy(weight) for name, weight in file.weights.items()}
     dtype = next(iter(weights.values())).dtype
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing; leave no trace of it
-        network = Network(config, len(meta["variables"]), len(meta["classes"]), dtype=dtype)
+        network = Network(config, len(transforms.outputs), len(meta["classes"]), dtype=dtype)
     network.load_state_dict(network.state_dict() | weights)
     return Model(
         network=network.eval(),

@@ -6,7 +6,8 @@ NumPy and safetensors are enough to read it; nothing in it can run code. The hea
 - ``format_version``: raised when an older reader could not use the file any more;
 - ``timelike_version``: what wrote it;
 - ``network``: the network as in a config; it fixes the name and shape of every tensor (`expected_shapes`);
-- ``variables``, ``transforms``: the inputs of each step, in order, and what is done to them;
+- ``variables``, ``transforms``: the variables of each step, in order, and what is done to them;
+- ``inputs``: what the network reads of that, where it is not the same;
 - ``classes``, ``signal``: names of the scores;
 - ``data``, ``sequence``: how events are read, as in a config;
 - ``training``: the record of the training.
@@ -216,7 +217,8 @@ def _header(text: str, path: Path) -> dict[str, Any]:
 
 def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any], path: Path) -> None:
     try:
-        shapes = expected_shapes(meta["network"], len(meta["variables"]), len(meta["classes"]))
+        inputs = meta.get("inputs", meta["variables"])
+        shapes = expected_shapes(meta["network"], len(inputs), len(meta["classes"]))
     except ConfigError as error:
         raise ModelFileError(f"{path}: 'network' in the header: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:

@@ -131,7 +131,7 @@ def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None
     transforms = FittedTransforms.fit(splits["train"], config.data)
     with _settings(config.training):
         names = config.data.class_names
-        network = _network(config, splits["train"].n_variables)
+        network = _network(config, len(transforms.outputs))
         run = _Run(folder, config, network, transforms, splits, first=first)
         progress.say(_about_data(splits, names))
         if ranks:
@@ -205,7 +205,7 @@ def rehearse(config: Config) -> str:
         x = training.values[:, d]
         lines.append(f"  {name}: {np.nanmin(x):.4g} to {np.nanmax(x):.4g}, {np.nanmean(x):.4g} in the mean")
     with _settings(config.training):
-        network = _network(config, len(transforms.names))
+        network = _network(config, len(transforms.outputs))
         for layer in (*network.recurrent, *network.head):
             count = sum(p.numel() for p in layer.parameters())
             lines.append(f"  {layer}: {count:,} parameters")

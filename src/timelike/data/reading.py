@@ -176,6 +176,8 @@ class _Chain:
             if self.labelled and exact.dtype != self.dtype and n_rows:
                 self.check_resolution(scope, steps.key, name, exact)
             finite = np.isfinite(values[:, d])
+            if name in self.data.missing:
+                finite |= np.isnan(values[:, d])
             if not finite.all():
                 i = int(np.argmin(finite))
                 row = i if rows is None else int(rows[i])

@@ -290,7 +290,7 @@ def _trace_model(model: Model, sequences: Sequences, loss: str | Loss | None) ->
     with evaluating(model.network):
         kept, value, logits = _run(model.network, _loss_of_model(model, sequences, loss), batch)
     probabilities = logits.double().softmax(dim=1).numpy()
-    return Trace(layers_of(model.network, kept), value, probabilities, model.variables, sequences)
+    return Trace(layers_of(model.network, kept), value, probabilities, model.inputs, sequences)
 
 
 def _loss_of_model(model: Model, sequences: Sequences, loss: str | Loss | None) -> Loss:
