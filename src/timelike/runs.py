@@ -27,7 +27,7 @@ from timelike.report import write_report
 from timelike.sequences import Sequences
 from timelike.train import CONFIG, HISTORY, MODEL, read_splits
 
-__all__ = ["Evaluation", "evaluate_run", "predictions_of"]
+__all__ = ["Evaluation", "evaluate_run", "load_run", "predictions_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +62,9 @@ def evaluate_run(folder: str | Path) -> Evaluation:
         If the model cannot be read.
     """
     folder = Path(folder)
-    for name in (CONFIG, MODEL, HISTORY):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
-    config = load_config(folder / CONFIG)
-    model = load_model(folder / MODEL)
-    if config.data.class_names != model.class_names:
-        raise ConfigError(
-            f"{folder}: the classes of {CONFIG} are {_listed(config.data.class_names)}, "
-            f"those of {MODEL} are {_listed(model.class_names)}; train again"
-        )
+    config, model = load_run(folder)
+    if not (folder / HISTORY).is_file():
+        raise ConfigError(f"{folder}: not the folder of a run, it has no {HISTORY}")
     history, looks = _history(folder / HISTORY), read_looks(folder)
     splits = read_splits(config)
     if not len(splits["test"]):
@@ -100,6 +93,28 @@ def evaluate_run(folder: str | Path) -> Evaluation:
         ],
     )
     return Evaluation(metrics, report)
+
+
+def load_run(folder: Path) -> tuple[Config, Model]:
+    """Read config and model of a run, and check that they belong together.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is not that of a run.
+    ModelFileError
+        If the model cannot be read.
+    """
+    for name in (CONFIG, MODEL):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
+    config, model = load_config(folder / CONFIG), load_model(folder / MODEL)
+    if config.data.class_names != model.class_names:
+        raise ConfigError(
+            f"{folder}: the classes of {CONFIG} are {_listed(config.data.class_names)}, "
+            f"those of {MODEL} are {_listed(model.class_names)}; train again"
+        )
+    return config, model
 
 
 def predictions_of(model: Model, sequences: Sequences) -> Predictions:

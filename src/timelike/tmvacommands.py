@@ -150,6 +150,8 @@ def evaluate(
     """Print the tables that TMVA's Factory prints, and write the file that it writes."""
     from timelike import tmva
 
+    if output is not None:
+        tmva.check_root_path(output)
     found = tmva.evaluate(run, signal_yield=signal, background_yield=background)
     typer.echo(found.text)
     if output is not None:

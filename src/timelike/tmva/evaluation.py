@@ -31,14 +31,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from timelike.config import Config, load_config
+from timelike.config import Config
 from timelike.data.sources import find_files
 from timelike.errors import ConfigError, DataError
 from timelike.evaluate import evaluate as metrics_of
-from timelike.model import Model, load_model
 from timelike.predictions import Predictions
 from timelike.roc import Roc, roc_curve
-from timelike.runs import predictions_of
+from timelike.runs import load_run, predictions_of
 from timelike.sequences import Sequences
 from timelike.tmva.evaluationtext import layout
 from timelike.tmva.summary import (
@@ -52,7 +51,7 @@ from timelike.tmva.summary import (
     summarise,
     weighted_moments,
 )
-from timelike.train import CONFIG, MODEL, read_splits
+from timelike.train import read_splits
 
 __all__ = ["Cut", "TmvaEvaluation", "Yields", "best_cut", "cut_at", "evaluate", "significance"]
 
@@ -203,7 +202,7 @@ def evaluate(
     """
     folder = Path(folder)
     given = _given(signal_yield, background_yield)
-    config, model = _run(folder)
+    config, model = load_run(folder)
     splits = read_splits(config)
     if not len(splits["test"]):
         raise DataError(f"{folder}: the split leaves no test events")
@@ -331,19 +330,6 @@ def _expected(splits: Mapping[str, Sequences], signal: int) -> tuple[Yields, ...
     usual = Yields("as in mvaeffs", DEFAULT_YIELD, DEFAULT_YIELD)
     # Weights of validation events may be so negative that no yield is left.
     return (usual, Yields("sums of weights", *totals)) if min(totals) > 0 else (usual,)
-
-
-def _run(folder: Path) -> tuple[Config, Model]:
-    for name in (CONFIG, MODEL):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
-    config, model = load_config(folder / CONFIG), load_model(folder / MODEL)
-    if config.data.class_names != model.class_names:
-        raise ConfigError(
-            f"{folder}: the classes of {CONFIG} are {', '.join(map(repr, config.data.class_names))}, "
-            f"those of {MODEL} are {', '.join(map(repr, model.class_names))}; train again"
-        )
-    return config, model
 
 
 def _inputs(config: Config) -> tuple[Path, ...]:

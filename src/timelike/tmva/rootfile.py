@@ -49,13 +49,29 @@ from timelike.tmva.evaluation import TmvaEvaluation, evaluate, significance
 from timelike.tmva.evaluationtext import DATASET
 from timelike.tmva.summary import Binned, binned, clean, unique
 
-__all__ = ["write_root"]
+__all__ = ["check_root_path", "write_root"]
 
 Floats = NDArray[np.float64]
 
 _CUT_BINS = 10_000  # of an efficiency against the cut, as in TMVA
 _ROC_BINS = 100  # of a curve, as in TMVA
 _SAMPLES = {"test": "TestTree", "train": "TrainTree"}
+
+
+def check_root_path(path: Path) -> None:
+    """Raise before the work if an evaluation cannot be written there.
+
+    Raises
+    ------
+    ConfigError
+        If the suffix is not .root, or there is no such folder.
+    """
+    if path.suffix.lower() != ".root":
+        raise ConfigError(f"cannot write {path}: the suffix '{path.suffix}' is not .root")
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
 
 
 def write_root(run: TmvaEvaluation | str | Path, path: str | Path) -> TmvaEvaluation:
@@ -82,12 +98,7 @@ def write_root(run: TmvaEvaluation | str | Path, path: str | Path) -> TmvaEvalua
         If uproot is not installed.
     """
     path = Path(path)
-    if path.suffix.lower() != ".root":
-        raise ConfigError(f"cannot write {path}: the suffix '{path.suffix}' is not .root")
-    if path.is_dir():
-        raise ConfigError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
+    check_root_path(path)
     uproot = require("uproot", "data")
     evaluation = run if isinstance(run, TmvaEvaluation) else evaluate(run)
     if path.exists() and any(path.samefile(file) for file in evaluation.inputs):
