@@ -13,6 +13,8 @@ from toys import TOY_CONFIG, toy_columns, write_root
 settings.register_profile("gate", derandomize=True, deadline=None)
 settings.load_profile("gate")
 
+collect_ignore = ["tmva_macros"]  # scripts that tests read
+
 
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:

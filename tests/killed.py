@@ -14,7 +14,7 @@ from typing import Any
 from timelike import fit
 from timelike.train import train
 
-left = int(sys.argv[2])
+left = 0
 
 
 def one_more(before_the_end: Any = lambda: None) -> None:
@@ -42,8 +42,9 @@ def half(path: Path, content: bytes) -> int:
     return write_bytes(path, content)
 
 
-fit.train_step = counted(fit.train_step)
-os.replace = counted(os.replace)
-Path.write_bytes = half  # type: ignore[method-assign, assignment]
-train(sys.argv[1], resume=True)
-print(left)
+if __name__ == "__main__":
+    left = int(sys.argv[2])
+    fit.train_step = counted(fit.train_step)
+    os.replace = counted(os.replace)
+    Path.write_bytes = half  # type: ignore[method-assign, assignment]
+    train(sys.argv[1], resume=True)
