@@ -197,6 +197,24 @@ def test_layers_of_every_cell_are_those_of_the_config(tmp_path: Path, cell: dict
     assert all(p.grad.any() for p in m.network.recurrent.parameters())
 
 
+@pytest.mark.parametrize("cell", ["lstm", "rnn_tanh"])
+def test_a_second_bias_that_is_not_wanted_stays_zero(tmp_path: Path, cell: str) -> None:
+    config = NetworkConfig.model_validate_json(
+        f'{{"recurrent": [{{"cell": "{cell}", "inner_bias": false}}]}}'
+    )
+    m = model(config)
+    layer = m.network.recurrent[0]
+    logits_ = m.network(ragged(m.transforms.apply(sequences()), torch.float64))
+    logits_.square().sum().backward()
+    assert layer.bias_hh_l0.grad is None
+    assert layer.bias_ih_l0.grad.abs().min() > 0
+    assert not layer.bias_hh_l0.any()
+    save_model(m, tmp_path / "m.safetensors")
+    again = load_model(tmp_path / "m.safetensors").network.recurrent[0]
+    assert not again.bias_hh_l0.requires_grad
+    assert again.bias_ih_l0.requires_grad
+
+
 def test_a_model_file_from_before_there_were_options_is_read(tmp_path: Path) -> None:
     m = model(NETWORKS["deep"])
     path = tmp_path / "m.safetensors"

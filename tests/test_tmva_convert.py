@@ -56,8 +56,11 @@ def test_the_network_has_as_many_weights_as_that_of_tmva(config_of):
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        ("RNN|4|3|5|0|0", {"cell": "rnn_tanh"}),
-        ("LSTM|4|3|5|0|0", {"cell": "lstm", "projection": 0, "peephole": False, "coupled": False}),
+        ("RNN|4|3|5|0|0", {"cell": "rnn_tanh", "inner_bias": False}),
+        (
+            "LSTM|4|3|5|0|0",
+            {"cell": "lstm", "projection": 0, "peephole": False, "coupled": False, "inner_bias": False},
+        ),
         ("GRU|4|3|5|0|0", {"cell": "gru", "reset_after": False, "inner_bias": False}),
         ("GRU|4|3|5|0|0|1", {"cell": "gru", "reset_after": True, "inner_bias": False}),
     ],

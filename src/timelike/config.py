@@ -332,6 +332,7 @@ class LSTMConfig(_RecurrentLayer):
     projection: NonNegativeInt = 0  # size of the hidden state; 0: as many as units
     peephole: bool = False
     coupled: bool = False
+    inner_bias: bool = True  # false: the second bias stays 0, so that the sum of both is not learnt twice
 
     @model_validator(mode="after")
     def _check(self) -> LSTMConfig:
@@ -357,6 +358,7 @@ class RNNConfig(_RecurrentLayer):
     """Simple recurrent layer."""
 
     cell: Literal["rnn_tanh", "rnn_relu"]
+    inner_bias: bool = True  # false: the second bias stays 0, so that the sum of both is not learnt twice
 
 
 RecurrentLayer = Annotated[

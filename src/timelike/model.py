@@ -145,13 +145,19 @@ class Network(nn.Module):
 
 def _layer(config: LSTMConfig | GRUConfig | RNNConfig, size: int, dtype: torch.dtype) -> LSTM | GRU | RNN:
     options: dict[str, Any] = {"bidirectional": config.bidirectional, "dtype": dtype}
-    if isinstance(config, LSTMConfig):
-        options |= {"proj_size": config.projection, "peephole": config.peephole, "coupled": config.coupled}
-        return LSTM(size, config.units, **options)
+    made: LSTM | RNN
     if isinstance(config, GRUConfig):
         options |= {"reset_after": config.reset_after, "inner_bias": config.inner_bias}
         return GRU(size, config.units, **options)
-    return RNN(size, config.units, nonlinearity=config.cell.removeprefix("rnn_"), **options)
+    if isinstance(config, LSTMConfig):
+        options |= {"proj_size": config.projection, "peephole": config.peephole, "coupled": config.coupled}
+        made = LSTM(size, config.units, **options)
+    else:
+        made = RNN(size, config.units, nonlinearity=config.cell.removeprefix("rnn_"), **options)
+    for name, parameter in made.named_parameters():
+        if name.startswith("bias_hh") and not config.inner_bias:
+            parameter.requires_grad_(False).zero_()
+    return made
 
 
 def pool(batch: Ragged, final: Tensor | None, how: str, steps: int | None = None) -> Tensor:

@@ -99,8 +99,8 @@ def put_network(
 def _recurrent(layer: Recurrent) -> dict[str, Any]:
     values: dict[str, Any] = {"cell": _CELLS[layer.cell], "units": layer.state_size}
     if layer.cell == "GRU":
-        values |= {"reset_after": layer.reset_gate_after, "inner_bias": False}
-    return values
+        values["reset_after"] = layer.reset_gate_after
+    return values | {"inner_bias": False}  # TMVA has one bias for each gate
 
 
 def _remarks(config: Annotated, path: tuple[str | int, ...], layer: Recurrent, options: Options) -> None:

@@ -114,9 +114,9 @@ class Stack:
         elif (self.steps, self.width) != (T, D):
             raise layer.error(f"takes {T} steps of {D}; the layer before gives {self.steps} of {self.width}")
         self.sequence = _flag(layer, "ReturnSequence")
-        config: dict[str, Any] = {"cell": _CELLS[layer.name], "units": H}
+        config: dict[str, Any] = {"cell": _CELLS[layer.name], "units": H, "inner_bias": False}
         if layer.name == "GRULayer":
-            config |= {"reset_after": _flag(layer, "ResetGateAfter"), "inner_bias": False}
+            config["reset_after"] = _flag(layer, "ResetGateAfter")
         self._add_gates(layer, D, H)
         self.recurrent.append(config)
         self.width = H
