@@ -50,7 +50,7 @@ FLOORS = [
     {"initialisers"},
     {"model"},
     {"inspect"},
-    {"losses", "optimisers", "batches", "checkpoint"},
+    {"losses", "optimisers", "batches", "checkpoint", "reweighting"},
     {"distributed"},
     {"fit"},
     {"train", "apply"},

@@ -53,6 +53,7 @@ __all__ = [
     "DataConfig",
     "EarlyStoppingConfig",
     "EvaluationConfig",
+    "FlattenConfig",
     "FractionsConfig",
     "GRUConfig",
     "HeadConfig",
@@ -571,6 +572,15 @@ class InspectConfig(_Section):
     tensorboard: bool = False
 
 
+class FlattenConfig(_Section):
+    """Reweight the events of each class so that an observer is flat between limits, and 0 beyond."""
+
+    observer: Text
+    bins: PositiveInt = 20
+    low: float | None = None  # None: the smallest value
+    high: float | None = None
+
+
 class TrainingConfig(_Section):
     """How the network is fitted."""
 
@@ -588,6 +598,7 @@ class TrainingConfig(_Section):
     # true: the same sum of weights for all classes; number: for each class as many as it has events
     class_balance: bool | Literal["number"] = True
     negative_weights: Literal["use", "ignore", "absolute"] = "use"
+    flatten: FlattenConfig | None = None
     dtype: Literal["float32", "float64"] = "float32"
     seed: Seed = 0
     # The kernels run on one thread; more of them only meet at PyTorch's barriers, after every few

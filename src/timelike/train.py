@@ -41,6 +41,7 @@ from timelike.inspect.runlog import LOGS, RunLog
 from timelike.model import Model, Network, save_model
 from timelike.modelfile import read_model_file
 from timelike.progress import Progress, Silent
+from timelike.reweighting import Flattening
 from timelike.sequences import Sequences
 
 __all__ = [
@@ -127,7 +128,7 @@ def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None
         raise ConfigError("network.head.batch_norm: of several ranks each would take its own mean")
     folder = config.run_folder
     _check_writable(folder)
-    splits = read_splits(config)
+    splits = _reweighted(read_splits(config), config)
     transforms = FittedTransforms.fit(splits["train"], config.data)
     with _settings(config.training):
         names = config.data.class_names
@@ -186,7 +187,7 @@ def rehearse(config: Config) -> str:
     ConfigError, DataError, TrainingError
         As `train`.
     """
-    splits = read_splits(config)
+    splits = _reweighted(read_splits(config), config)
     names, training = config.data.class_names, splits["train"]
     transforms = FittedTransforms.fit(training, config.data)
     lines = [_about_data(splits, names)]
@@ -239,6 +240,14 @@ def read_splits(config: Config) -> dict[str, Sequences]:
     sequences = data.read(config.data, config.sequence, base=config.base, dtype=dtype)
     indices = split(sequences, config.split, class_names=config.data.class_names)
     return {name: sequences[index] for name, index in indices.items()}
+
+
+def _reweighted(splits: dict[str, Sequences], config: Config) -> dict[str, Sequences]:
+    """Change the weights for training as the config says; those of the test events stay."""
+    if config.training.flatten is None:
+        return splits
+    flat = Flattening.fit(splits["train"], config.training.flatten, config.data.class_names)
+    return splits | {name: flat.apply(splits[name]) for name in ("train", "validation")}
 
 
 class _Run:
