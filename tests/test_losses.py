@@ -26,6 +26,9 @@ def by_hand(name: str, scores: list[float], label: int) -> float:
         return -math.log(math.exp(scores[label]) / sum(map(math.exp, scores)))
     if name == "squared_error":
         return float(np.mean([(s - t) ** 2 for s, t in zip(scores, targets, strict=True)]))
+    if name == "huber":
+        away = [abs(s - t) for s, t in zip(scores, targets, strict=True)]
+        return float(np.mean([a - 0.5 if a > 1 else a * a / 2 for a in away]))
     pairs = zip(scores, targets, strict=True)
     return -float(np.mean([t * math.log(sigmoid(s)) + (1 - t) * math.log(1 - sigmoid(s)) for s, t in pairs]))
 
@@ -54,6 +57,8 @@ def test_of_one_score_for_two_classes_the_losses_are_of_its_sigmoid(name: str) -
     got = loss_of(TrainingConfig(loss=name), sigmoid=True)(scores, labels, weights).item()
     if name == "squared_error":
         expected = (1.5 * (0.7 - 1) ** 2 - 0.5 * 1.1**2) / 2
+    elif name == "huber":
+        expected = (1.5 * (0.7 - 1) ** 2 / 2 - 0.5 * (1.1 - 0.5)) / 2
     else:
         expected = (-1.5 * math.log(sigmoid(0.7)) + 0.5 * math.log(1 - sigmoid(-1.1))) / 2
     assert math.isclose(got, expected, rel_tol=1e-14)

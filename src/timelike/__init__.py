@@ -10,6 +10,7 @@
 - `timelike.Sequences` -- a ragged batch of sequences;
 - `timelike.data` -- from ROOT, Parquet, HDF5 and NumPy files to `Sequences`;
 - `timelike.train`, `timelike.runs`, `timelike.apply` -- from a config to a model, a report and scores;
+- `timelike.sklearn` -- the networks as scikit-learn's estimators;
 - `timelike.reference` -- every cell in plain NumPy float64: slow, readable, the law.
 """
 

@@ -46,7 +46,7 @@ def apply(
         not needed. Branches are found by name, so their order is free.
     output : path
         The table: ``.root`` or ``.parquet``. It has the columns ``event_number``, ``score_<class>`` for each
-        class, and the observers; one row per event, in input order.
+        class or ``predicted_<target>`` for each target, and the observers; one row per event, in input order.
     treename : str, optional
         The tree to read, where it is not the one of the training.
     select : bool
@@ -86,7 +86,8 @@ def apply(
     scores = predict(model, events)
     numbers = np.arange(len(events)) if events.events is None else events.events
     columns = {"event_number": numbers}
-    columns |= {f"score_{name}": scores[:, index] for index, name in enumerate(model.class_names)}
+    kind = "predicted" if model.data.targets else "score"
+    columns |= {f"{kind}_{name}": scores[:, index] for index, name in enumerate(model.class_names)}
     for name, observer in events.observers.items():
         if name in columns:
             raise ConfigError(f"{output}: the observer {name!r} has the name of a column of scores")

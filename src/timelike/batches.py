@@ -23,7 +23,7 @@ from timelike.nn import Ragged
 from timelike.ragged import gather
 from timelike.sequences import Sequences
 
-__all__ = ["Batch", "ShuffledBatches", "event_weights"]
+__all__ = ["Batch", "ShuffledBatches", "answers", "event_weights"]
 
 # Batches whose rows are gathered at once: one pass over memory instead of many small ones, and no second
 # copy of all data.
@@ -34,13 +34,13 @@ class Batch(NamedTuple):
     """Some sequences with what is needed for the loss."""
 
     rows: Ragged  # values [N, D], offsets [B+1]
-    labels: Tensor  # [B] int64
+    labels: Tensor  # [B] int64; of a regression the targets, [B, K]
     weights: Tensor  # [B]
 
 
 def event_weights(
     sequences: Sequences,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | None,
     *,
     balance: bool | Literal["number"],
     where: str,
@@ -52,8 +52,8 @@ def event_weights(
     ----------
     sequences : Sequences
         With labels; without weights each event weighs 1.
-    class_names : tuple of C str
-        What errors call the classes.
+    class_names : tuple of C str, or None
+        What errors call the classes. None for a regression: the events need no labels and are one class.
     balance : bool or "number"
         Give every class the same sum, B / C, or that of its number of events.
     where : str
@@ -72,6 +72,8 @@ def event_weights(
         If a class has no events, or its weights do not have a positive sum.
     """
     n, labels = len(sequences), sequences.labels
+    if class_names is None:
+        labels, class_names = np.zeros(n, dtype=np.int64), ("",)
     if labels is None:
         raise DataError(f"{where}: the events have no labels")
     weights = np.ones(n) if sequences.weights is None else sequences.weights
@@ -80,12 +82,13 @@ def event_weights(
     counts = np.bincount(labels, minlength=len(class_names))
     sums = np.bincount(labels, weights=weights, minlength=len(class_names))
     for name, count, total in zip(class_names, counts, sums, strict=True):
+        of_class = f" of class {name!r}" if name else ""
         if not count:
-            raise DataError(f"{where}: no event of class {name!r} among {n}")
+            raise DataError(f"{where}: no event{of_class} among {n}")
         # Scaled or not: with a negative sum, ever worse scores of the class would be an ever better loss.
         if not total > 0.0:
             raise DataError(
-                f"{where}: the weights of the {count} events of class {name!r} sum to {total:g}; "
+                f"{where}: the weights of the {count} events{of_class} sum to {total:g}; "
                 "a positive sum is needed"
             )
     if balance == "number":
@@ -96,13 +99,40 @@ def event_weights(
     return scaled
 
 
+def answers(sequences: Sequences, dtype: torch.dtype, *, regression: bool) -> Tensor:
+    """Give what a network is to find of each sequence.
+
+    Parameters
+    ----------
+    sequences : Sequences
+    dtype : torch.dtype
+        Of targets.
+    regression : bool
+
+    Returns
+    -------
+    Tensor
+        Labels [B] of int64, or for a regression targets [B, K].
+
+    Raises
+    ------
+    DataError
+        If the sequences have none.
+    """
+    given, what = (sequences.targets, "targets") if regression else (sequences.labels, "labels")
+    if given is None:
+        raise DataError(f"the sequences have no {what}")
+    tensor = torch.from_numpy(np.array(given))
+    return tensor.to(dtype) if regression else tensor
+
+
 class ShuffledBatches:
     """Batches of all sequences in an order that is new in every epoch.
 
     Parameters
     ----------
     sequences : Sequences
-        Transformed, with labels.
+        Transformed, with labels or targets.
     weights : array [B]
         Event weights for the loss.
     batch_size : int
@@ -112,6 +142,8 @@ class ShuffledBatches:
         Of the rows and weights.
     seed : int
         Of the order.
+    regression : bool
+        Whether batches have the targets in place of the labels.
     """
 
     def __init__(
@@ -122,12 +154,11 @@ class ShuffledBatches:
         batch_size: int,
         dtype: torch.dtype,
         seed: int,
+        regression: bool = False,
     ) -> None:
-        if sequences.labels is None:
-            raise DataError("the sequences have no labels")
         self._values = ragged(sequences, dtype).values
         self._starts, self._lengths = sequences.offsets[:-1], sequences.lengths
-        self._labels = torch.from_numpy(np.array(sequences.labels))
+        self._labels = answers(sequences, dtype, regression=regression)
         self._weights = torch.from_numpy(weights).to(dtype)
         self._cuts = np.linspace(0, len(sequences), -(-len(sequences) // batch_size) + 1).astype(np.int64)
         self._random = np.random.default_rng(seed)

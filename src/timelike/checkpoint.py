@@ -101,11 +101,11 @@ def read_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
 
 
 def fingerprint(splits: Mapping[str, Sequences]) -> str:
-    """Give a number that changes with any value, label or weight of the events, or their order."""
+    """Give a number that changes with any value, label, weight or target of the events, or their order."""
     digest = hashlib.blake2b(digest_size=16)
     for name, part in splits.items():
         digest.update(f"{name} {len(part)} {part.n_rows} {' '.join(part.names)}".encode())
-        for array in (part.values, part.offsets, part.labels, part.weights):
+        for array in (part.values, part.offsets, part.labels, part.weights, part.targets):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

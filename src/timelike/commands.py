@@ -174,12 +174,14 @@ def train(
     except TrainingInterrupted as interrupt:
         raise _Interrupted(str(interrupt)) from None
     best, folder = result.best, _shown(result.folder)
+    area = "" if best.validation_auc is None else f", AUC {best.validation_auc:.4f}"
     typer.echo(
-        f"best epoch {best.epoch} of {len(result.history)}: validation loss {best.validation_loss:.4f}, "
-        f"AUC {best.validation_auc:.4f}; {result.seconds:.1f} s"
+        f"best epoch {best.epoch} of {len(result.history)}: "
+        f"validation loss {best.validation_loss:.4f}{area}; {result.seconds:.1f} s"
     )
     typer.echo(f"model: {folder / MODEL}")
-    typer.echo(f"next: timelike evaluate {folder}")
+    following = f"apply {folder / MODEL}" if checked.data.targets else f"evaluate {folder}"
+    typer.echo(f"next: timelike {following}")
 
 
 @app.command(

@@ -158,6 +158,7 @@ class DataConfig(_Section):
     steps: Annotated[Texts, Field(min_length=1)] | None = None
     labels: dict[Text, Text] = {}
     classes: dict[Text, SourceConfig] = {}
+    targets: dict[Text, Text] = {}  # of a regression: numbers to find, an expression each
     signal: Text | None = None
     weights: Text | None = None
     event_number: Text | None = None
@@ -168,8 +169,8 @@ class DataConfig(_Section):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their index."""
-        return tuple(self.labels or self.classes)
+        """Names of the classes, in the order of their index; of a regression those of its targets."""
+        return tuple(self.labels or self.classes or self.targets)
 
     @property
     def signal_name(self) -> str:
@@ -190,12 +191,15 @@ class DataConfig(_Section):
             raise ValueError(
                 "give either 'variables' (inputs of each step) or 'steps' (a branch per time step)"
             )
-        if bool(self.labels) == bool(self.classes):
+        if sum(map(bool, (self.labels, self.classes, self.targets))) != 1:
             raise ValueError(
-                "give either 'labels' (an expression per class) or 'classes' (a source per class)"
+                "give either 'labels' (an expression per class) or 'classes' (a source per class), "
+                "or for a regression 'targets'"
             )
         names = self.class_names
-        if len(names) < 2:
+        if self.targets and self.signal is not None:
+            raise ValueError("'signal' has no meaning with 'targets'")
+        if len(names) < 2 and not self.targets:
             raise ValueError(f"one class only ({names[0]!r}); a classification needs two or more")
         if self.signal is not None and self.signal not in names:
             raise ValueError(f"signal {self.signal!r} is not a class; {nearest(self.signal, names)}")
@@ -584,8 +588,8 @@ class FlattenConfig(_Section):
 class TrainingConfig(_Section):
     """How the network is fitted."""
 
-    # sigmoid_cross_entropy: each score by itself; squared_error: of the scores before softmax or sigmoid
-    loss: Literal["cross_entropy", "sigmoid_cross_entropy", "squared_error"] = "cross_entropy"
+    # sigmoid_cross_entropy: each score by itself; the others: of the scores before softmax or sigmoid
+    loss: Literal["cross_entropy", "sigmoid_cross_entropy", "squared_error", "huber"] = "cross_entropy"
     optimiser: Optimiser = AdamConfig()
     schedule: Schedule = ConstantSchedule()
     epochs: PositiveInt = 20
@@ -652,6 +656,11 @@ class Config(_Section):
         names = self.data.class_names
         if self.network.head.output == "sigmoid" and len(names) != 2:
             raise ValueError(f"network.head.output: sigmoid is for two classes; there are {len(names)}")
+        if self.data.targets and self.training.loss not in ("squared_error", "huber"):
+            raise ValueError(
+                f"training.loss: {self.training.loss} is for classes; with data.targets squared_error and "
+                "huber are possible"
+            )
         for part in ("train", "test") if self.split.counts else ():
             for name in getattr(self.split.counts, part):
                 if name not in names:

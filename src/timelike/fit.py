@@ -19,13 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from timelike.batches import Batch, ShuffledBatches, event_weights
+from timelike.batches import Batch, ShuffledBatches, answers, event_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
 from timelike.distributed import Ranks
 from timelike.errors import TimelikeError
 from timelike.inspect.watch import Watch
-from timelike.losses import loss_of, penalty
+from timelike.losses import check_regression, loss_of, penalty
 from timelike.model import Network, logits
 from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
@@ -47,7 +47,7 @@ class Epoch:
     epoch: int  # from 1
     train_loss: float  # mean over the epoch's batches, while the weights changed
     validation_loss: float
-    validation_auc: float  # of the signal class against all others
+    validation_auc: float | None  # of the signal class against all others; None of a regression
     learning_rate: float  # at the end
     seconds: float
 
@@ -66,8 +66,8 @@ def fit(
     validation: Sequences,
     config: TrainingConfig,
     *,
-    class_names: tuple[str, ...],
-    signal: str,
+    class_names: tuple[str, ...] | None = None,
+    signal: str | None = None,
     progress: Progress | None = None,
     on_epoch: Callable[[tuple[Epoch, ...], bool], None] = lambda history, improved: None,
     watch: Watch | None = None,
@@ -82,13 +82,15 @@ def fit(
     network : Network
         Changed in place.
     training, validation : Sequences
-        Transformed, with labels. The validation events choose the best epoch and end the training.
+        Transformed, with labels, or for a regression with targets. The validation events choose the best
+        epoch and end the training.
     config : TrainingConfig
         Optimiser, schedule, epochs and so on.
-    class_names : tuple of C str
-        Names of the classes.
-    signal : str
-        The class that the AUC is about.
+    class_names : tuple of C str, optional
+        Names of the classes. Without them it is a regression of the targets, and the network gives as many
+        numbers as there are.
+    signal : str, optional
+        The class that the AUC is about; the last when not given.
     progress : Progress, optional
         Where to show how it goes.
     on_epoch : callable
@@ -111,18 +113,23 @@ def fit(
     Raises
     ------
     DataError
-        If a class has no events, or its weights do not have a positive sum.
+        If a class has no events, or its weights do not have a positive sum; if labels or targets are missing.
+    ConfigError
+        If the loss or the metric of early stopping is for classes, and it is a regression.
     TrainingError
         If the loss is no longer a finite number.
     """
     progress = Silent() if progress is None else progress
+    if class_names is None:
+        check_regression(config, sigmoid=network.sigmoid, outputs=network.n_classes, targets=training.targets)
     how = {"balance": config.class_balance, "negative": config.negative_weights}
     weights, of_validation = (
         event_weights(sequences, class_names, **how, where=where)  # type: ignore[arg-type]
         for sequences, where in ((training, "training"), (validation, "validation"))
     )
-    judge = _Judge(validation, of_validation, class_names.index(signal))
-    state = _Fit(network, config, training, weights, watch)
+    index = class_names.index(signal or class_names[-1]) if class_names is not None else None
+    judge = _Judge(validation, of_validation, index)
+    state = _Fit(network, config, training, weights, watch, regression=class_names is None)
     if begin is not None:
         state.restore(begin)
     while True:
@@ -210,7 +217,10 @@ class _Fit:
         training: Sequences,
         weights: npt.NDArray[np.float64],
         watch: Watch | None,
+        *,
+        regression: bool,
     ) -> None:
+        self._regression = regression
         self.network, self._config, self._watch = network, config, watch
         self._training, self._weights = training, weights
         self.history: tuple[Epoch, ...] = ()
@@ -230,6 +240,7 @@ class _Fit:
             batch_size=phase.batch_size,
             dtype=next(self.network.parameters()).dtype,
             seed=self._config.seed + index,  # each phase draws its own orders
+            regression=self._regression,
         )
         self.optimiser = make_optimiser(self.network, phase)
         self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
@@ -382,7 +393,7 @@ def train_step(
 
 
 def one_step(
-    network: Network, training: Sequences, config: TrainingConfig, class_names: tuple[str, ...]
+    network: Network, training: Sequences, config: TrainingConfig, class_names: tuple[str, ...] | None
 ) -> tuple[float, float, float]:
     """Train one batch.
 
@@ -393,7 +404,8 @@ def one_step(
     training : Sequences
         Transformed, with labels.
     config : TrainingConfig
-    class_names : tuple of str
+    class_names : tuple of str, or None
+        None for a regression.
 
     Returns
     -------
@@ -510,14 +522,14 @@ class _Schedule:
 
 
 class _Judge:
-    """Loss and AUC of the validation events."""
+    """Loss and AUC of the validation events; of a regression, without a signal, the loss."""
 
-    def __init__(self, validation: Sequences, weights: npt.NDArray[np.float64], signal: int) -> None:
+    def __init__(self, validation: Sequences, weights: npt.NDArray[np.float64], signal: int | None) -> None:
         self._sequences, self._signal = validation, signal
         self._weights = weights
-        self._labels = torch.from_numpy(np.array(validation.labels))
+        self._labels = answers(validation, torch.float64, regression=signal is None)
 
-    def __call__(self, network: Network, config: TrainingConfig, number: int) -> tuple[float, float]:
+    def __call__(self, network: Network, config: TrainingConfig, number: int) -> tuple[float, float | None]:
         scores = logits(network, self._sequences).double()
         loss_of_all = loss_of(config, sigmoid=network.sigmoid)
         loss = float(loss_of_all(scores, self._labels, torch.from_numpy(self._weights)))
@@ -528,6 +540,8 @@ class _Judge:
                 f"the validation loss is {loss} after epoch {number}: "
                 "try a smaller learning rate, or clip_norm"
             )
+        if self._signal is None:
+            return loss, None
         probabilities = scores.softmax(dim=1)[:, self._signal].numpy()
         auc = roc_curve(probabilities, self._labels.numpy() == self._signal, self._weights).auc
         return loss, auc
@@ -557,8 +571,10 @@ class _Best:
 
     def metric(self, epoch: Epoch) -> float:
         """Give what is to become small."""
-        by_auc = self._stops and self._config.metric == "auc"
-        return -epoch.validation_auc if by_auc else epoch.validation_loss
+        if self._stops and self._config.metric == "auc":
+            assert epoch.validation_auc is not None
+            return -epoch.validation_auc
+        return epoch.validation_loss
 
     def take(self, epoch: Epoch, number: int) -> bool:
         """Say whether an epoch, the number-th of its phase, is the best so far."""

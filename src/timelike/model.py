@@ -102,6 +102,21 @@ class Network(nn.Module):
             size = units
         initialise(self, config.initialiser)
 
+    def rescale(self, mean: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> None:
+        """Let what the network gives, y [C], be ``mean + scale y`` from now on.
+
+        Parameters
+        ----------
+        mean, scale : array [C]
+        """
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            # In float64 and then rounded once, so that a large mean costs no more than it must.
+            weight, bias = (parameter.double().numpy() for parameter in (last.weight, last.bias))
+            last.weight.copy_(torch.from_numpy(weight * scale[:, None]))
+            last.bias.copy_(torch.from_numpy(mean + scale * bias))
+
     @property
     def sigmoid(self) -> bool:
         """Whether there is one score for two classes."""
@@ -279,7 +294,7 @@ class Model:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the scores."""
+        """Names of the classes, in the order of the scores; of a regression those of its targets."""
         return self.data.class_names
 
     @property
@@ -299,7 +314,7 @@ class Model:
 
 
 def predict(model: Model, sequences: Sequences) -> npt.NDArray[np.float64]:
-    """Compute class probabilities of sequences.
+    """Compute class probabilities of sequences, or the targets of a regression.
 
     Parameters
     ----------
@@ -310,16 +325,16 @@ def predict(model: Model, sequences: Sequences) -> npt.NDArray[np.float64]:
     Returns
     -------
     array [B, C] of float64
-        Probabilities of the classes, in input order.
+        Probabilities of the classes, or targets, in input order.
 
     Raises
     ------
     DataError
         If a variable of the model is missing.
     """
-    scores = logits(model.network, model.transforms.apply(sequences))
-    probabilities: npt.NDArray[np.float64] = scores.double().softmax(dim=1).numpy()
-    return probabilities
+    scores = logits(model.network, model.transforms.apply(sequences)).double()
+    found: npt.NDArray[np.float64] = (scores if model.data.targets else scores.softmax(dim=1)).numpy()
+    return found
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> None:

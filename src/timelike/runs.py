@@ -108,7 +108,10 @@ def load_run(folder: Path) -> tuple[Config, Model]:
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
-    config, model = load_config(folder / CONFIG), load_model(folder / MODEL)
+    config = load_config(folder / CONFIG)
+    if config.data.targets:
+        raise ConfigError(f"{folder}: the run of a regression; metrics and report are of classes alone")
+    model = load_model(folder / MODEL)
     if config.data.class_names != model.class_names:
         raise ConfigError(
             f"{folder}: the classes of {CONFIG} are {_listed(config.data.class_names)}, "

@@ -54,6 +54,8 @@ class Sequences:
         Event numbers.
     observers : mapping of str to array [B]
         Columns that are carried along and never given to a network.
+    targets : array [B, K], or [B] for K = 1, optional
+        Numbers that a regression is to find.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Sequences:
     weights: Array | None = None
     events: Array | None = None
     observers: Mapping[str, Array] = field(default_factory=dict)
+    targets: Array | None = None
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -99,6 +102,7 @@ class Sequences:
         put(self, "events", _per_sequence("events", self.events, n, np.int64))
         observers = {k: _per_sequence(f"observer '{k}'", v, n, None) for k, v in self.observers.items()}
         put(self, "observers", observers)
+        put(self, "targets", _targets(self.targets, n))
         if self.labels is not None and n and self.labels.min() < 0:
             b = int(np.argmax(self.labels < 0))
             raise DataError(f"labels: sequence {b} has class index {self.labels[b]}; 0 or more is needed")
@@ -191,6 +195,7 @@ class Sequences:
             weights=taken(self.weights),
             events=taken(self.events),
             observers={k: v[which] for k, v in self.observers.items()},
+            targets=taken(self.targets),
         )
 
     def replace(self, **fields: Any) -> Sequences:
@@ -210,8 +215,8 @@ class Sequences:
         Parameters
         ----------
         parts : iterable of Sequences
-            At least one; all with the same names, dtype, and the same of labels, weights, events
-            and observers.
+            At least one; all with the same names, dtype, and the same of labels, weights, events,
+            observers and targets.
 
         Returns
         -------
@@ -258,12 +263,13 @@ class Sequences:
             weights=joined("weights"),
             events=joined("events"),
             observers={k: np.concatenate([part.observers[k] for part in parts]) for k in first.observers},
+            targets=joined("targets"),
         )
 
     # Checks
 
     def check_finite(self, where: str = "") -> None:
-        """Raise if a value or an event weight is NaN or infinite.
+        """Raise if a value, an event weight or a target is NaN or infinite.
 
         Parameters
         ----------
@@ -288,6 +294,9 @@ class Sequences:
         if self.weights is not None and not np.isfinite(self.weights).all():
             b = int(np.argmin(np.isfinite(self.weights)))
             raise DataError(f"{head}the event weight is {self.weights[b]} in sequence {b}")
+        if self.targets is not None and not np.isfinite(self.targets).all():
+            b, k = divmod(int(np.argmin(np.isfinite(self.targets))), self.targets.shape[1])
+            raise DataError(f"{head}target {k} is {self.targets[b, k]} in sequence {b}")
 
     # Other layouts
 
@@ -582,3 +591,16 @@ def _per_sequence(name: str, column: npt.ArrayLike | None, n: int, dtype: Any) -
             raise DataError(f"{name} are {array.dtype}; numbers are needed")
         return array.astype(np.float64, copy=False)
     return array
+
+
+def _targets(given: npt.ArrayLike | None, n: int) -> Array | None:
+    """Check targets, and make a column of those that are one number each."""
+    if given is None:
+        return None
+    array = np.asarray(given)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or len(array) != n or array.shape[1] == 0:
+        raise DataError(f"targets have shape {np.shape(given)}; [{n}, targets] is needed")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"targets are {array.dtype}; numbers are needed")
+    return array.astype(np.float64, copy=False)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +52,9 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingResult",
     "read_splits",
+    "record_of",
     "rehearse",
+    "settings",
     "train",
 ]
 
@@ -130,7 +132,7 @@ def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None
     _check_writable(folder)
     splits = _reweighted(read_splits(config), config)
     transforms = FittedTransforms.fit(splits["train"], config.data)
-    with _settings(config.training):
+    with settings(config.training):
         names = config.data.class_names
         network = _network(config, len(transforms.outputs))
         run = _Run(folder, config, network, transforms, splits, first=first)
@@ -149,8 +151,8 @@ def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None
                 transforms.apply(splits["train"]),
                 transforms.apply(splits["validation"]),
                 config.training,
-                class_names=names,
-                signal=config.data.signal_name,
+                class_names=None if config.data.targets else names,
+                signal=config.data.signal,
                 progress=progress,
                 on_epoch=run.write if first else lambda history, improved: None,
                 watch=run.log.watch if run.log else None,
@@ -188,14 +190,14 @@ def rehearse(config: Config) -> str:
         As `train`.
     """
     splits = _reweighted(read_splits(config), config)
-    names, training = config.data.class_names, splits["train"]
+    names = None if config.data.targets else config.data.class_names
+    training = splits["train"]
     transforms = FittedTransforms.fit(training, config.data)
-    lines = [_about_data(splits, names)]
+    lines = [_about_data(splits, config.data.class_names)]
     for part, events in splits.items():
-        labels = np.zeros(0, np.int64) if events.labels is None else events.labels
         weights = np.ones(len(events)) if events.weights is None else events.weights
-        for index, name in enumerate(names):
-            own = weights[labels == index]
+        for index, name in enumerate(names or ("all",)):
+            own = weights if events.labels is None else weights[events.labels == index]
             total, negative = f"{own.sum():.6g}", int((own < 0).sum())
             lines.append(
                 f"  {part}, {name}: {len(own):,} events, sum of weights {total}, {negative:,} negative"
@@ -205,7 +207,7 @@ def rehearse(config: Config) -> str:
     for d, name in enumerate(training.names):
         x = training.values[:, d]
         lines.append(f"  {name}: {np.nanmin(x):.4g} to {np.nanmax(x):.4g}, {np.nanmean(x):.4g} in the mean")
-    with _settings(config.training):
+    with settings(config.training):
         network = _network(config, len(transforms.outputs))
         for layer in (*network.recurrent, *network.head):
             count = sum(p.numel() for p in layer.parameters())
@@ -246,6 +248,8 @@ def _reweighted(splits: dict[str, Sequences], config: Config) -> dict[str, Seque
     """Change the weights for training as the config says; those of the test events stay."""
     if config.training.flatten is None:
         return splits
+    if config.data.targets:
+        raise ConfigError("training.flatten: weights are flattened within classes, and a regression has none")
     flat = Flattening.fit(splits["train"], config.training.flatten, config.data.class_names)
     return splits | {name: flat.apply(splits[name]) for name in ("train", "validation")}
 
@@ -276,16 +280,7 @@ class _Run:
         self, history: tuple[Epoch, ...] = (), best: Epoch | None = None, *, complete: bool = False
     ) -> Model:
         """Put together the network as it is now and all else that a model needs."""
-        record = {
-            "events": self.events,
-            "epochs": len(history),
-            "best": asdict(best) if best else None,
-            "seconds": round(sum(epoch.seconds for epoch in history), 3),
-            "complete": complete,
-            "config": self.config.training.model_dump(mode="json"),
-            "versions": {"torch": torch.__version__, "numpy": np.__version__},
-            "kernels": kernels.isa(),
-        }
+        record = record_of(self.config.training, self.events, history, best, complete=complete)
         data, sequence = self.config.data, self.config.sequence
         return Model(self.network, self.transforms, data, sequence, record)
 
@@ -374,6 +369,39 @@ class _Run:
         )
 
 
+def record_of(
+    config: TrainingConfig,
+    events: Mapping[str, int],
+    history: tuple[Epoch, ...],
+    best: Epoch | None,
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """Write down what a model keeps of its training.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    events : mapping of str to int
+        Number of events in each split.
+    history : tuple of Epoch
+    best : Epoch, optional
+        The epoch whose weights the model has.
+    complete : bool
+        Whether the training came to its end.
+    """
+    return {
+        "events": dict(events),
+        "epochs": len(history),
+        "best": asdict(best) if best else None,
+        "seconds": round(sum(epoch.seconds for epoch in history), 3),
+        "complete": complete,
+        "config": config.model_dump(mode="json"),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "kernels": kernels.isa(),
+    }
+
+
 def _without(config: Config) -> dict[str, Any]:
     """Give what of a config the weights depend on."""
     values = config.model_dump(mode="json", exclude={"output", "evaluation"})
@@ -402,7 +430,7 @@ def _check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def _settings(config: TrainingConfig) -> Iterator[None]:
+def settings(config: TrainingConfig) -> Iterator[None]:
     """Set threads and seed for a while; the caller's own are untouched afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
@@ -432,11 +460,13 @@ def _dtype(config: TrainingConfig) -> torch.dtype:
 
 def _about_data(splits: dict[str, Sequences], class_names: tuple[str, ...]) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
-    labels = np.concatenate([part.labels for part in splits.values() if part.labels is not None])
-    classes = ", ".join(
-        f"{count:,} {name}"
-        for name, count in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True)
-    )
+    labels = [part.labels for part in splits.values() if part.labels is not None]
+    if labels:
+        of_class = np.bincount(np.concatenate(labels), minlength=len(class_names))
+        outputs = ", ".join(f"{n:,} {name}" for name, n in zip(class_names, of_class, strict=True))
+    else:
+        outputs = f"targets {', '.join(class_names)}"
     steps = sum(part.n_rows for part in splits.values())
     width = splits["train"].n_variables
-    return f"data: {len(labels):,} events ({classes}; {counts}), {steps:,} steps of {width} variables"
+    events = sum(len(part) for part in splits.values())
+    return f"data: {events:,} events ({outputs}; {counts}), {steps:,} steps of {width} variables"

@@ -54,8 +54,8 @@ def read(
     base : pathlib.Path
         What the files of the config are relative to.
     labelled : bool
-        Whether classes and weights are read; without them, files need not have what they are made from, and
-        files given by `files` are read without the trees and selections of single classes.
+        Whether classes (or targets) and weights are read; without them, files need not have what they are
+        made from, and files given by `files` are read without the trees and selections of single classes.
     dtype : dtype
         Type of the values, float32 or float64. A branch is given as it is in the file; derived variables are
         computed in float64; both are then turned into this type.
@@ -102,7 +102,7 @@ def read(
         events = Sequences.concatenate(parts)
         if events.n_rows == 0:
             raise DataError(f"none of {len(events)} events has a step")
-        if labelled:
+        if labelled and events.labels is not None:
             _check_classes(events, data.class_names)
     return events
 
@@ -143,7 +143,8 @@ class _Chain:
             self.values(scope, steps, rows, int(offsets[-1])),
             offsets,
             tuple(steps.columns),
-            labels=self.labels(scope, source) if self.labelled else None,
+            labels=self.labels(scope, source) if self.labelled and not self.data.targets else None,
+            targets=self.targets(scope) if self.labelled and self.data.targets else None,
             weights=self.weights(scope, source) if weighted else None,
             events=self.event_numbers(scope, first_event),
             observers={text: scope.per_event(text, "data.observers") for text in self.data.observers},
@@ -219,6 +220,18 @@ class _Chain:
             raise scope.error("data.labels", f"event {scope.entry(b)}: {said}; exactly one is needed")
         label: Array = np.argmax(held, axis=0)
         return label
+
+    def targets(self, scope: Scope) -> Array:
+        """Give the targets of a regression ``[B, K]``."""
+        columns = []
+        for name, text in self.data.targets.items():
+            key = f"data.targets.{name}"
+            column = scope.per_event(text, key).astype(np.float64)
+            if not np.isfinite(column).all():
+                b = int(np.argmin(np.isfinite(column)))
+                raise scope.error(key, f"event {scope.entry(b)}: the target '{text}' is {column[b]}")
+            columns.append(column)
+        return np.stack(columns, axis=1)
 
     def weights(self, scope: Scope, source: Source) -> Array:
         """Give the event weights ``[B]``: 1 where only other sources have them."""
