@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,16 @@ from timelike.nn import Ragged
 from timelike.ragged import gather
 from timelike.sequences import Sequences
 
-__all__ = ["Batch", "ShuffledBatches", "answers", "event_weights"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Labelled",
+    "ShuffledBatches",
+    "answers",
+    "class_factors",
+    "event_weights",
+    "signed",
+]
 
 # Batches whose rows are gathered at once: one pass over memory instead of many small ones, and no second
 # copy of all data.
@@ -38,8 +47,47 @@ class Batch(NamedTuple):
     weights: Tensor  # [B]
 
 
+class Batches(Protocol):
+    """What gives the batches of epoch after epoch."""
+
+    def __len__(self) -> int:
+        """Give the number of batches in an epoch."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """Sequences in each batch."""
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """Draw an order, and give the batches of an epoch but the first so many."""
+
+    def random_state(self, *, within: bool) -> Mapping[str, Any]:
+        """Give the state from which the order of the epoch is drawn: of this one, or of the next."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Draw the next order from a state that `random_state` gave."""
+
+
+class Labelled(Protocol):
+    """Events of which the labels or targets and the weights are known."""
+
+    @property
+    def labels(self) -> npt.NDArray[Any] | None:
+        """Class indices [B]."""
+
+    @property
+    def targets(self) -> npt.NDArray[Any] | None:
+        """Numbers to find [B, K]."""
+
+    @property
+    def weights(self) -> npt.NDArray[Any] | None:
+        """Event weights [B]; None: all 1."""
+
+    def __len__(self) -> int:
+        """Give the number of events B."""
+
+
 def event_weights(
-    sequences: Sequences,
+    sequences: Labelled,
     class_names: tuple[str, ...] | None,
     *,
     balance: bool | Literal["number"],
@@ -50,8 +98,8 @@ def event_weights(
 
     Parameters
     ----------
-    sequences : Sequences
-        With labels; without weights each event weighs 1.
+    sequences : Sequences, or others with labels
+        Without weights each event weighs 1.
     class_names : tuple of C str, or None
         What errors call the classes. None for a regression: the events need no labels and are one class.
     balance : bool or "number"
@@ -77,10 +125,47 @@ def event_weights(
     if labels is None:
         raise DataError(f"{where}: the events have no labels")
     weights = np.ones(n) if sequences.weights is None else sequences.weights
-    if negative != "use":
-        weights = np.abs(weights) if negative == "absolute" else np.maximum(weights, 0.0)
+    weights = signed(weights, negative)
     counts = np.bincount(labels, minlength=len(class_names))
-    sums = np.bincount(labels, weights=weights, minlength=len(class_names))
+    sums = np.bincount(labels, weights=weights, minlength=len(class_names)).astype(np.float64)
+    factors = class_factors(class_names, counts, sums, balance=balance, where=where)
+    scaled: npt.NDArray[np.float64] = weights * factors[labels]
+    return scaled
+
+
+def signed(
+    weights: npt.NDArray[np.float64], negative: Literal["use", "ignore", "absolute"]
+) -> npt.NDArray[np.float64]:
+    """Make of negative weights what they are to become."""
+    if negative == "use":
+        return weights
+    return np.abs(weights) if negative == "absolute" else np.maximum(weights, 0.0)
+
+
+def class_factors(
+    class_names: tuple[str, ...],
+    counts: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+    *,
+    balance: bool | Literal["number"],
+    where: str,
+) -> npt.NDArray[np.float64]:
+    """Give the factors [C] that scale the weights of the events of each class; see `event_weights`.
+
+    Parameters
+    ----------
+    class_names : tuple of C str
+    counts, sums : array [C]
+        Numbers of events, and sums of their weights.
+    balance, where
+        As of `event_weights`.
+
+    Raises
+    ------
+    DataError
+        If a class has no events, or its weights do not have a positive sum.
+    """
+    n = int(counts.sum())
     for name, count, total in zip(class_names, counts, sums, strict=True):
         of_class = f" of class {name!r}" if name else ""
         if not count:
@@ -92,14 +177,11 @@ def event_weights(
                 "a positive sum is needed"
             )
     if balance == "number":
-        factors = counts / sums
-    else:
-        factors = n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
-    scaled: npt.NDArray[np.float64] = weights * factors[labels]
-    return scaled
+        return counts / sums
+    return n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
 
 
-def answers(sequences: Sequences, dtype: torch.dtype, *, regression: bool) -> Tensor:
+def answers(sequences: Labelled, dtype: torch.dtype, *, regression: bool) -> Tensor:
     """Give what a network is to find of each sequence.
 
     Parameters

@@ -70,6 +70,7 @@ __all__ = [
     "SequenceConfig",
     "SourceConfig",
     "SplitConfig",
+    "StreamConfig",
     "TrainingConfig",
     "load_config",
 ]
@@ -146,6 +147,14 @@ Transform = Annotated[
 Transforms = Annotated[tuple[Transform, ...], BeforeValidator(_in_a_row), Field(min_length=1)]  # in a row
 
 
+class StreamConfig(_Section):
+    """Reading the files anew in every epoch, piece by piece, for events that do not fit in memory."""
+
+    buffer: PositiveInt = 100_000  # events among which the next ones are drawn
+    read_ahead: NonNegativeInt = 2  # pieces read in the background; 0: none, in the foreground
+    on_error: Literal["stop", "skip"] = "stop"  # what becomes of a file that cannot be used
+
+
 class DataConfig(_Section):
     """Which events and variables are read, and what they are called."""
 
@@ -166,6 +175,7 @@ class DataConfig(_Section):
     transforms: dict[Text, Transforms] = {}
     mix: Literal["decorrelate", "pca"] | None = None  # of all variables, behind their transforms
     missing: dict[Text, Literal["fill", "indicator"]] = {}  # variables that may be nan
+    stream: StreamConfig | None = None  # None: all events in memory
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -660,6 +670,15 @@ class Config(_Section):
             raise ValueError(
                 f"training.loss: {self.training.loss} is for classes; with data.targets squared_error and "
                 "huber are possible"
+            )
+        if self.data.stream is not None and (self.data.targets or self.training.flatten):
+            what = "a regression" if self.data.targets else "training.flatten"
+            raise ValueError(f"data.stream: {what} needs all events in memory")
+        counted = self.split.counts is not None
+        if self.data.stream is not None and (counted or self.split.by in ("alternate", "block")):
+            raise ValueError(
+                f"split: {'counts' if counted else f'by: {self.split.by}'} needs all events in memory; "
+                "with data.stream possible are by: event_number and by: random with fractions"
             )
         for part in ("train", "test") if self.split.counts else ():
             for name in getattr(self.split.counts, part):

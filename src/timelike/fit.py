@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from timelike.batches import Batch, ShuffledBatches, answers, event_weights
+from timelike.batches import Batch, Batches, ShuffledBatches, answers, event_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
 from timelike.distributed import Ranks
@@ -32,6 +32,7 @@ from timelike.optimisers import make_optimiser
 from timelike.progress import Progress, Silent
 from timelike.roc import roc_curve
 from timelike.sequences import Sequences
+from timelike.streams import Training, Validation
 
 __all__ = ["Epoch", "FitResult", "TrainingError", "fit", "one_step", "run_epoch", "train_step"]
 
@@ -62,8 +63,8 @@ class FitResult:
 
 def fit(
     network: Network,
-    training: Sequences,
-    validation: Sequences,
+    training: Sequences | Training,
+    validation: Sequences | Validation,
     config: TrainingConfig,
     *,
     class_names: tuple[str, ...] | None = None,
@@ -81,7 +82,7 @@ def fit(
     ----------
     network : Network
         Changed in place.
-    training, validation : Sequences
+    training, validation : Sequences, or streams of them
         Transformed, with labels, or for a regression with targets. The validation events choose the best
         epoch and end the training.
     config : TrainingConfig
@@ -121,10 +122,13 @@ def fit(
     """
     progress = Silent() if progress is None else progress
     if class_names is None:
-        check_regression(config, sigmoid=network.sigmoid, outputs=network.n_classes, targets=training.targets)
+        targets = None if isinstance(training, Training) else training.targets
+        check_regression(config, sigmoid=network.sigmoid, outputs=network.n_classes, targets=targets)
     how = {"balance": config.class_balance, "negative": config.negative_weights}
     weights, of_validation = (
         event_weights(sequences, class_names, **how, where=where)  # type: ignore[arg-type]
+        if not isinstance(sequences, Training)  # else in the stream
+        else np.empty(0)
         for sequences, where in ((training, "training"), (validation, "validation"))
     )
     index = class_names.index(signal or class_names[-1]) if class_names is not None else None
@@ -214,7 +218,7 @@ class _Fit:
         self,
         network: Network,
         config: TrainingConfig,
-        training: Sequences,
+        training: Sequences | Training,
         weights: npt.NDArray[np.float64],
         watch: Watch | None,
         *,
@@ -234,14 +238,17 @@ class _Fit:
         self.phase, self.first = phase, len(self.history) + 1
         if self.kept:
             self.network.load_state_dict(self.kept)
-        self.batches = ShuffledBatches(
-            self._training,
-            self._weights,
-            batch_size=phase.batch_size,
-            dtype=next(self.network.parameters()).dtype,
-            seed=self._config.seed + index,  # each phase draws its own orders
-            regression=self._regression,
-        )
+        given = self._training
+        how: dict[str, Any] = {
+            "batch_size": phase.batch_size,
+            "dtype": next(self.network.parameters()).dtype,
+            "seed": self._config.seed + index,  # each phase draws its own orders
+        }
+        self.batches: Batches
+        if isinstance(given, Training):
+            self.batches = given.batches(**how, epochs=phase.epochs)
+        else:
+            self.batches = ShuffledBatches(given, self._weights, **how, regression=self._regression)
         self.optimiser = make_optimiser(self.network, phase)
         self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
         self.best.begin(phase.early_stopping)
@@ -319,7 +326,7 @@ class _Fit:
 
 def run_epoch(
     network: Network,
-    batches: ShuffledBatches,
+    batches: Batches,
     optimiser: torch.optim.Optimizer,
     schedule: _Schedule,
     config: TrainingConfig,
@@ -393,7 +400,10 @@ def train_step(
 
 
 def one_step(
-    network: Network, training: Sequences, config: TrainingConfig, class_names: tuple[str, ...] | None
+    network: Network,
+    training: Sequences | Training,
+    config: TrainingConfig,
+    class_names: tuple[str, ...] | None,
 ) -> tuple[float, float, float]:
     """Train one batch.
 
@@ -401,8 +411,8 @@ def one_step(
     ----------
     network : Network
         Changed in place.
-    training : Sequences
-        Transformed, with labels.
+    training : Sequences, or a stream of them
+        Transformed, with labels or targets.
     config : TrainingConfig
     class_names : tuple of str, or None
         None for a regression.
@@ -414,16 +424,24 @@ def one_step(
     seconds : float
         That the step took.
     """
-    weights = event_weights(
-        training,
-        class_names,
-        balance=config.class_balance,
-        negative=config.negative_weights,
-        where="training",
-    )
-    dtype = next(network.parameters()).dtype
-    batches = ShuffledBatches(training, weights, batch_size=config.batch_size, dtype=dtype, seed=config.seed)
-    batch, optimiser = next(iter(batches)), make_optimiser(network, config)
+    how: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "dtype": next(network.parameters()).dtype,
+        "seed": config.seed,
+    }
+    batches: Batches
+    if isinstance(training, Training):
+        batches = training.batches(**how, epochs=1)
+    else:
+        weights = event_weights(
+            training,
+            class_names,
+            balance=config.class_balance,
+            negative=config.negative_weights,
+            where="training",
+        )
+        batches = ShuffledBatches(training, weights, **how, regression=class_names is None)
+    batch, optimiser = next(batches.epoch()), make_optimiser(network, config)
     network.train()
     started = time.perf_counter()
     before = train_step(network, optimiser, batch, config)
@@ -524,13 +542,20 @@ class _Schedule:
 class _Judge:
     """Loss and AUC of the validation events; of a regression, without a signal, the loss."""
 
-    def __init__(self, validation: Sequences, weights: npt.NDArray[np.float64], signal: int | None) -> None:
+    def __init__(
+        self,
+        validation: Sequences | Validation,
+        weights: npt.NDArray[np.float64],
+        signal: int | None,
+    ) -> None:
         self._sequences, self._signal = validation, signal
         self._weights = weights
         self._labels = answers(validation, torch.float64, regression=signal is None)
 
     def __call__(self, network: Network, config: TrainingConfig, number: int) -> tuple[float, float | None]:
-        scores = logits(network, self._sequences).double()
+        given = self._sequences
+        pieces = given if isinstance(given, Validation) else (given,)
+        scores = torch.cat([logits(network, piece) for piece in pieces]).double()
         loss_of_all = loss_of(config, sigmoid=network.sigmoid)
         loss = float(loss_of_all(scores, self._labels, torch.from_numpy(self._weights)))
         if config.regularisation is not None:

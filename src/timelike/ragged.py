@@ -106,7 +106,9 @@ def integers(name: str, array: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return numbers.astype(np.int64, copy=False)
 
 
-def flattened(array: Any, what: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+def flattened(
+    array: Any, what: str, *, first: int = 0
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
     """Give the numbers of an awkward array, one after another, and where those of each event are.
 
     Parameters
@@ -116,6 +118,8 @@ def flattened(array: Any, what: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.i
         nothing is missing.
     what : str
         What error messages call it.
+    first : int
+        What they call its first event.
 
     Returns
     -------
@@ -146,7 +150,7 @@ def flattened(array: Any, what: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.i
         raise DataError(f"{what} holds lists of lists ({kind}); one number per event or per step is needed")
     missing = np.asarray(ak.is_none(array))
     if missing.any():
-        raise DataError(f"{what}: event {int(np.argmax(missing))} has no value")
+        raise DataError(f"{what}: event {first + int(np.argmax(missing))} has no value")
     if array.ndim == 1:
         return np.asarray(ak.to_numpy(array, allow_missing=False)), None
     offsets = offsets_of(ak.to_numpy(ak.num(array, axis=1), allow_missing=False))
@@ -155,5 +159,5 @@ def flattened(array: Any, what: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.i
     if missing.any():
         row = int(np.argmax(missing))
         event = int(np.searchsorted(offsets, row, side="right")) - 1
-        raise DataError(f"{what}: event {event}, step {row - int(offsets[event])} has no value")
+        raise DataError(f"{what}: event {first + event}, step {row - int(offsets[event])} has no value")
     return np.asarray(ak.to_numpy(flat, allow_missing=False)), offsets

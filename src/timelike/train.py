@@ -32,6 +32,7 @@ from timelike import data, kernels
 from timelike.checkpoint import Snapshot, fingerprint, read_snapshot, write_snapshot
 from timelike.config import Config, TrainingConfig, load_config
 from timelike.data.split import split
+from timelike.data.streaming import read_parts
 from timelike.data.transforms import FittedTransforms
 from timelike.distributed import Ranks, ranks
 from timelike.errors import ConfigError, DataError, ModelFileError
@@ -43,6 +44,7 @@ from timelike.modelfile import read_model_file
 from timelike.progress import Progress, Silent
 from timelike.reweighting import Flattening
 from timelike.sequences import Sequences
+from timelike.streams import Prepared, prepare
 
 __all__ = [
     "CHECKPOINT",
@@ -130,13 +132,14 @@ def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None
         raise ConfigError("network.head.batch_norm: of several ranks each would take its own mean")
     folder = config.run_folder
     _check_writable(folder)
-    splits = _reweighted(read_splits(config), config)
-    transforms = FittedTransforms.fit(splits["train"], config.data)
+    prepared = _prepared(config)
     with settings(config.training):
         names = config.data.class_names
-        network = _network(config, len(transforms.outputs))
-        run = _Run(folder, config, network, transforms, splits, first=first)
-        progress.say(_about_data(splits, names))
+        network = _network(config, len(prepared.transforms.outputs))
+        run = _Run(folder, config, network, prepared, first=first)
+        progress.say(prepared.about(names))
+        for skipped in prepared.skipped:
+            progress.say(f"skipped: {skipped.error}")
         if ranks:
             ranks.check_same("config", json.dumps(run.about["config"]))
             ranks.check_same("content of the files", run.about["data"])
@@ -148,13 +151,15 @@ def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None
         try:
             result = fit(
                 network,
-                transforms.apply(splits["train"]),
-                transforms.apply(splits["validation"]),
+                prepared.training,
+                prepared.validation,
                 config.training,
                 class_names=None if config.data.targets else names,
                 signal=config.data.signal,
                 progress=progress,
-                on_epoch=run.write if first else lambda history, improved: None,
+                on_epoch=(lambda history, improved: run.write(history, improved, progress))
+                if first
+                else lambda history, improved: None,
                 watch=run.log.watch if run.log else None,
                 begin=begin,
                 on_snapshot=run.snapshot if first else None,
@@ -189,11 +194,32 @@ def rehearse(config: Config) -> str:
     ConfigError, DataError, TrainingError
         As `train`.
     """
-    splits = _reweighted(read_splits(config), config)
     names = None if config.data.targets else config.data.class_names
-    training = splits["train"]
-    transforms = FittedTransforms.fit(training, config.data)
-    lines = [_about_data(splits, config.data.class_names)]
+    if config.data.stream is None:
+        splits = _reweighted(read_splits(config), config)
+        prepared = _in_memory(splits, config)
+        lines = [prepared.about(config.data.class_names), *_about_events(splits, names)]
+    else:
+        prepared = prepare(config)
+        skipped = [f"skipped: {skipped.error}" for skipped in prepared.skipped]
+        lines = [prepared.about(config.data.class_names), *skipped]
+    with settings(config.training):
+        network = _network(config, len(prepared.transforms.outputs))
+        for layer in (*network.recurrent, *network.head):
+            count = sum(p.numel() for p in layer.parameters())
+            lines.append(f"  {layer}: {count:,} parameters")
+        lines.append(f"network: {sum(p.numel() for p in network.parameters()):,} parameters")
+        before, after, seconds = one_step(network, prepared.training, config.training, names)
+        lines.append(
+            f"one batch: loss {before:.4f}, after the step {after:.4f}; {1000 * seconds:.1f} ms. "
+            "Nothing was written."
+        )
+    return "\n".join(lines)
+
+
+def _about_events(splits: dict[str, Sequences], names: tuple[str, ...] | None) -> list[str]:
+    """Tell of the events of each split and class, and of the variables of the training events."""
+    lines, training = [], splits["train"]
     for part, events in splits.items():
         weights = np.ones(len(events)) if events.weights is None else events.weights
         for index, name in enumerate(names or ("all",)):
@@ -207,18 +233,7 @@ def rehearse(config: Config) -> str:
     for d, name in enumerate(training.names):
         x = training.values[:, d]
         lines.append(f"  {name}: {np.nanmin(x):.4g} to {np.nanmax(x):.4g}, {np.nanmean(x):.4g} in the mean")
-    with settings(config.training):
-        network = _network(config, len(transforms.outputs))
-        for layer in (*network.recurrent, *network.head):
-            count = sum(p.numel() for p in layer.parameters())
-            lines.append(f"  {layer}: {count:,} parameters")
-        lines.append(f"network: {sum(p.numel() for p in network.parameters()):,} parameters")
-        before, after, seconds = one_step(network, transforms.apply(training), config.training, names)
-        lines.append(
-            f"one batch: loss {before:.4f}, after the step {after:.4f}; {1000 * seconds:.1f} ms. "
-            "Nothing was written."
-        )
-    return "\n".join(lines)
+    return lines
 
 
 def read_splits(config: Config) -> dict[str, Sequences]:
@@ -238,6 +253,8 @@ def read_splits(config: Config) -> dict[str, Sequences]:
     DataError
         If the files do not hold what the config says.
     """
+    if config.data.stream is not None:
+        return read_parts(config)
     dtype = config.training.dtype
     sequences = data.read(config.data, config.sequence, base=config.base, dtype=dtype)
     indices = split(sequences, config.split, class_names=config.data.class_names)
@@ -254,6 +271,27 @@ def _reweighted(splits: dict[str, Sequences], config: Config) -> dict[str, Seque
     return splits | {name: flat.apply(splits[name]) for name in ("train", "validation")}
 
 
+def _in_memory(splits: dict[str, Sequences], config: Config) -> Prepared:
+    transforms = FittedTransforms.fit(splits["train"], config.data)
+    labels = [part.labels for part in splits.values() if part.labels is not None]
+    classes = np.bincount(np.concatenate(labels), minlength=len(config.data.class_names)) if labels else ()
+    return Prepared(
+        transforms.apply(splits["train"]),
+        transforms.apply(splits["validation"]),
+        transforms,
+        {name: len(part) for name, part in splits.items()},
+        tuple(map(int, classes)),
+        sum(part.n_rows for part in splits.values()),
+        fingerprint(splits),
+    )
+
+
+def _prepared(config: Config) -> Prepared:
+    if config.data.stream is not None:
+        return prepare(config)
+    return _in_memory(_reweighted(read_splits(config), config), config)
+
+
 class _Run:
     """The folder of a run, and what goes into it after each epoch."""
 
@@ -262,29 +300,29 @@ class _Run:
         folder: Path,
         config: Config,
         network: Network,
-        transforms: FittedTransforms,
-        splits: dict[str, Sequences],
+        prepared: Prepared,
         *,
         first: bool = True,
     ) -> None:
-        self.folder, self.config, self.network, self.transforms = folder, config, network, transforms
-        self.events = {name: len(part) for name, part in splits.items()}
+        self.folder, self.config, self.network, self.prepared = folder, config, network, prepared
         self.best: Epoch | None = None
         asked = config.training.inspect
         self.log = RunLog(folder, network, asked) if asked and first else None
         self._batches = 0  # since the last checkpoint
-        self.about: dict[str, Any] = {"config": _without(config), "data": fingerprint(splits)}
+        self.about: dict[str, Any] = {"config": _without(config), "data": prepared.fingerprint}
         self._begun = False
 
     def model(
         self, history: tuple[Epoch, ...] = (), best: Epoch | None = None, *, complete: bool = False
     ) -> Model:
         """Put together the network as it is now and all else that a model needs."""
-        record = record_of(self.config.training, self.events, history, best, complete=complete)
+        record = record_of(self.config.training, self.prepared.events, history, best, complete=complete)
+        if self.prepared.skipped:
+            record["skipped"] = [asdict(skipped) for skipped in self.prepared.skipped]
         data, sequence = self.config.data, self.config.sequence
-        return Model(self.network, self.transforms, data, sequence, record)
+        return Model(self.network, self.prepared.transforms, data, sequence, record)
 
-    def write(self, history: tuple[Epoch, ...], improved: bool) -> None:
+    def write(self, history: tuple[Epoch, ...], improved: bool, progress: Progress) -> None:
         """Write what the last epoch has changed."""
         self._begin()
         if improved:
@@ -302,6 +340,8 @@ class _Run:
             table.writerows(numbers)
         if self.log:
             self.log.epoch(asdict(history[-1]))
+        if self.prepared.skipped:
+            progress.say(self.prepared.left_out())
 
     def snapshot(self, state: Callable[[], Snapshot], within: bool) -> None:
         """Write a checkpoint after an epoch, and within one after so many batches."""
@@ -407,6 +447,8 @@ def _without(config: Config) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude={"output", "evaluation"})
     for key in ("threads", "inspect", "checkpoint_every"):
         del values["training"][key]
+    for key in ("read_ahead", "on_error") if values["data"]["stream"] else ():
+        del values["data"]["stream"][key]
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 
@@ -456,17 +498,3 @@ def _network(config: Config, n_variables: int) -> Network:
 
 def _dtype(config: TrainingConfig) -> torch.dtype:
     return {"float32": torch.float32, "float64": torch.float64}[config.dtype]
-
-
-def _about_data(splits: dict[str, Sequences], class_names: tuple[str, ...]) -> str:
-    counts = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
-    labels = [part.labels for part in splits.values() if part.labels is not None]
-    if labels:
-        of_class = np.bincount(np.concatenate(labels), minlength=len(class_names))
-        outputs = ", ".join(f"{n:,} {name}" for name, n in zip(class_names, of_class, strict=True))
-    else:
-        outputs = f"targets {', '.join(class_names)}"
-    steps = sum(part.n_rows for part in splits.values())
-    width = splits["train"].n_variables
-    events = sum(len(part) for part in splits.values())
-    return f"data: {events:,} events ({outputs}; {counts}), {steps:,} steps of {width} variables"

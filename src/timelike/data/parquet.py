@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from timelike.data.table import Column, Table, column_from_awkward, reading
 from timelike.errors import DataError, require
@@ -50,4 +51,42 @@ def open_parquet(path: Path, treename: str | None) -> Iterator[Table]:
                 array = ak.from_arrow(table[name].combine_chunks())
             return column_from_awkward(array, f"column '{name}'")
 
-        yield Table(str(path), names, file.metadata.num_rows, fetch)
+        cursors: dict[str, _Cursor] = {}
+
+        def fetch_part(name: str, start: int, stop: int) -> Column:
+            with reading(f"column '{name}'", "Parquet"):
+                cursor = cursors.get(name)
+                if cursor is None or cursor.position > start:
+                    cursor = cursors[name] = _Cursor(file, name)
+                array = ak.from_arrow(cursor.take(start, stop))
+            return column_from_awkward(array, f"column '{name}'", first=start)
+
+        yield Table(str(path), names, file.metadata.num_rows, fetch, fetch_part=fetch_part)
+
+
+class _Cursor:
+    """Reads a column from front to back, in pieces of any size.
+
+    A row group may hold a million rows: of it no more is unpacked at a time than is asked for.
+    """
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._name = file, name
+        self._batches: Iterator[Any] | None = None
+        self._left: Any = None
+        self.position = 0
+
+    def take(self, start: int, stop: int) -> Any:
+        """Give the rows from one, at or behind the last that was given, to before another."""
+        pa = require("pyarrow", "data")
+        if self._batches is None:
+            self._batches = self._file.iter_batches(max(stop - start, 1), columns=[self._name])
+        pieces: list[Any] = []
+        while self.position < stop:
+            if self._left is None or not len(self._left):
+                self._left = next(self._batches)[self._name]
+            n = min((start if self.position < start else stop) - self.position, len(self._left))
+            if self.position >= start:
+                pieces.append(self._left[:n])
+            self._left, self.position = self._left[n:], self.position + n
+        return pa.concat_arrays(pieces)

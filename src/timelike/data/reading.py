@@ -26,7 +26,7 @@ from timelike.sequences import Sequences
 if TYPE_CHECKING:
     from timelike.config import DataConfig, SequenceConfig
 
-__all__ = ["read"]
+__all__ = ["Chain", "check_classes", "read"]
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ def read(
         If a file cannot be read or does not hold what is needed; the message names the file, the place in the
         config, and the event by its index in the file.
     """
-    chain = _Chain(data, sequence, np.dtype(dtype), labelled)
+    chain = Chain(data, sequence, np.dtype(dtype), labelled)
     sources = sources_of(data, files=files, base=base, labelled=labelled)
     weighted = any(source.weights for source in sources)
     parts: list[Sequences] = []
@@ -83,7 +83,8 @@ def read(
             # A model may be given files of another format than it was trained on: then the suffix tells.
             kind = None if files is not None and has_known_suffix(file) else data.format
             with open_table(file, kind, source.treename) as table:
-                part = chain.events_of(table, source, n_entries, weighted=weighted)
+                scope = chain.selected(table, source)
+                part = chain.events_of(scope, source, n_entries, weighted=weighted)
                 n_entries += table.n_events
             if len(part) and parts and part.names != parts[0].names:
                 widths = part.n_variables, parts[0].n_variables
@@ -103,28 +104,44 @@ def read(
         if events.n_rows == 0:
             raise DataError(f"none of {len(events)} events has a step")
         if labelled and events.labels is not None:
-            _check_classes(events, data.class_names)
+            counts = np.bincount(events.labels, minlength=len(data.class_names))
+            weighing = None
+            if events.weights is not None:
+                weighing = np.bincount(events.labels, events.weights != 0, minlength=len(counts))
+            check_classes(data.class_names, counts, weighing)
     return events
 
 
-def _check_classes(events: Sequences, names: Sequence[str]) -> None:
-    """Refuse classes that cannot be learned from."""
-    assert events.labels is not None
-    counts = np.bincount(events.labels, minlength=len(names))
+def check_classes(names: Sequence[str], counts: Array, weighing: Array | None) -> None:
+    """Refuse classes that cannot be learned from.
+
+    Parameters
+    ----------
+    names : sequence of C str
+    counts : array [C]
+        Events of each class.
+    weighing : array [C], optional
+        Those whose weight is not 0, where events have weights.
+
+    Raises
+    ------
+    DataError
+        If a class has no events, or none with a weight.
+    """
     for name, count in zip(names, counts, strict=True):
         if count == 0:
             there = ", ".join(f"{c} of '{n}'" for n, c in zip(names, counts, strict=True) if c)
             raise DataError(f"class '{name}' has no events; there are {there}")
-    if events.weights is not None:
-        if not events.weights.any():
+    if weighing is not None:
+        if not weighing.any():
             raise DataError("the weights of all events are 0")
-        for label, name in enumerate(names):
-            if not events.weights[events.labels == label].any():
+        for name, count in zip(names, weighing, strict=True):
+            if not count:
                 raise DataError(f"the weights of all events of class '{name}' are 0")
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """What is done to every table."""
 
     data: DataConfig
@@ -132,11 +149,15 @@ class _Chain:
     dtype: np.dtype[Any]
     labelled: bool
 
-    def events_of(self, table: Table, source: Source, first_event: int, *, weighted: bool) -> Sequences:
-        """Take a table the whole way."""
+    def selected(self, table: Table, source: Source) -> Scope:
+        """Choose the events of a table."""
         scope = Scope(table, self.data.new_variables)
         for key, text in source.selections:
             scope = scope.restricted(scope.condition(text, key))
+        return scope
+
+    def events_of(self, scope: Scope, source: Source, first_event: int, *, weighted: bool) -> Sequences:
+        """Take chosen events the rest of the way; `first_event` is the number of the table's first entry."""
         steps = steps_of(scope, self.data)
         rows, offsets = step_order(steps.offsets, self.sequence, self.sort_key(scope, steps))
         return Sequences(
@@ -191,15 +212,19 @@ class _Chain:
     def check_resolution(self, scope: Scope, key: str, name: str, exact: Array) -> None:
         """Refuse a variable whose spread is lost in the rounding of its offset, like that of a time stamp."""
         with np.errstate(over="ignore", invalid="ignore"):
-            largest = np.abs(exact).max()
-            spread = float(np.std(exact, dtype=np.float64))
+            self.refuse_unresolved(
+                scope.table.where, key, name, np.abs(exact).max(), float(np.std(exact, dtype=np.float64))
+            )
+
+    def refuse_unresolved(self, where: str, key: str, name: str, largest: Any, spread: float) -> None:
+        """Raise if values of this size and standard deviation are not resolved in the type they become."""
+        with np.errstate(over="ignore", invalid="ignore"):
             rounding = float(np.spacing(largest.astype(self.dtype))) / 12**0.5  # standard deviation
         if 1e-12 * largest < spread < 100 * rounding:  # below: a constant, but for rounding in float64
-            raise scope.error(
-                key,
-                f"variable '{name}': values up to {largest:.6g} that spread by {spread:.2g} are not "
-                f"resolved in {self.dtype}: subtract a constant in an expression, "
-                "or set training.dtype: float64",
+            raise DataError(
+                f"{where}: {key}: variable '{name}': values up to {largest:.6g} that spread by "
+                f"{spread:.2g} are not resolved in {self.dtype}: subtract a constant in an expression, "
+                "or set training.dtype: float64"
             )
 
     # Events

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,34 @@ def open_root(path: Path, treename: str | None) -> Iterator[Table]:
                 array = branches[branch].array(library="ak")
             return column_from_awkward(array, f"branch '{branch}'")
 
-        yield Table(f"{path}: tree '{name}'", tuple(branches), n_events, fetch, "branch")
+        @cache
+        def units() -> Sequence[int]:
+            with reading(path, "ROOT"):
+                return _units(tree, is_rntuple="RNTuple" in classes[name])
+
+        held: dict[str, tuple[int, int, Any]] = {}  # of each branch what was unpacked beyond what was asked
+
+        def fetch_part(branch: str, start: int, stop: int) -> Column:
+            first, end, array = held.get(branch, (0, 0, None))
+            if not first <= start < stop <= end:
+                held.pop(branch, None)
+                ends = [*units(), n_events]
+                # A unit is unpacked as a whole, and once: what is asked for next is likely in it.
+                first, end = start, max(stop, ends[bisect_right(ends, start)])
+                with reading(f"branch '{branch}'", "ROOT"):
+                    # No cache: uproot would keep 100 MB of what is not asked for again.
+                    array = branches[branch].array(
+                        entry_start=first, entry_stop=end, library="ak", array_cache=None
+                    )
+                if end > stop:
+                    held[branch] = first, end, array
+            with reading(f"branch '{branch}'", "ROOT"):
+                part = array[start - first : stop - first]
+            return column_from_awkward(part, f"branch '{branch}'", first=start)
+
+        yield Table(
+            f"{path}: tree '{name}'", tuple(branches), n_events, fetch, "branch", fetch_part, units=units
+        )
 
 
 def _branches(tree: Any, *, is_rntuple: bool) -> dict[str, Any]:
@@ -73,6 +102,14 @@ def _branches(tree: Any, *, is_rntuple: bool) -> dict[str, Any]:
     uses = Counter(name for name, _ in inner)
     branches.update({n: branch for n, branch in inner if uses[n] == 1 and n not in branches})
     return branches
+
+
+def _units(tree: Any, *, is_rntuple: bool) -> list[int]:
+    """Give where an RNTuple's clusters begin, or the baskets of that branch of a TTree that has the most."""
+    if is_rntuple:
+        return [int(cluster.num_first_entry) for cluster in tree.cluster_summaries]
+    largest = max(tree.branches, key=lambda branch: branch.num_baskets, default=None)
+    return [] if largest is None else [int(entry) for entry in largest.entry_offsets[:-1]]
 
 
 def _check_header(path: Path) -> None:

@@ -64,8 +64,15 @@ class Scope:
         return scope
 
     def entry(self, event: int) -> int:
-        """Give the index in the table of an event of this scope."""
-        return event if self.entries is None else int(self.entries[event])
+        """Give the index in the file of an event of this scope."""
+        return self.table.first + (event if self.entries is None else int(self.entries[event]))
+
+    @property
+    def numbers(self) -> Entries | None:
+        """Indices of the events in the file; None where they are those of the scope."""
+        if not self.table.first:
+            return self.entries
+        return self.table.first + (np.arange(self.n_events) if self.entries is None else self.entries)
 
     def step(self, row: int, offsets: Entries) -> str:
         """Name the event and the step of a row of columns with these offsets."""
@@ -77,7 +84,7 @@ class Scope:
         assert column.offsets is not None
         where = f"{self.table.where}: {key}"
         lengths = np.diff(offsets), np.diff(column.offsets)
-        check_same_lengths(first, lengths[0], second, lengths[1], where=where, entries=self.entries)
+        check_same_lengths(first, lengths[0], second, lengths[1], where=where, entries=self.numbers)
 
     def error(self, key: str, message: str) -> DataError:
         """Make an error that names the table and the place in the config."""
@@ -111,7 +118,7 @@ class Scope:
     def _column(self, text: str) -> Column:
         if text in self._columns or text in self.table.names or text in self.new_variables:
             return self._lookup(text)
-        return Expression.parse(text).evaluate(self._lookup, entries=self.entries)
+        return Expression.parse(text).evaluate(self._lookup, entries=self.numbers)
 
     def _lookup(self, name: str) -> Column:
         if name not in self._columns:
@@ -125,7 +132,7 @@ class Scope:
             self._open.append(name)
             with located(f"new variable '{name}'"):
                 column = Expression.parse(self.new_variables[name]).evaluate(
-                    self._lookup, entries=self.entries
+                    self._lookup, entries=self.numbers
                 )
             self._open.pop()
             return column

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Source",
     "find_files",
+    "format_of",
     "has_known_suffix",
     "natural_order",
     "open_table",
@@ -149,14 +150,25 @@ def open_table(path: Path, kind: str | None, treename: str | None) -> AbstractCo
     DataError
         If the suffix is of no format, or the file cannot be read.
     """
-    if kind is None:
-        if not has_known_suffix(path):
-            known = ", ".join(_FORMATS)
-            raise DataError(
-                f"{path}: the suffix '{path.suffix}' is of no known format ({known}); say it by data.format"
-            )
-        kind = _FORMATS[path.suffix.lower()]
-    return _READERS[kind](path, treename)
+    return _READERS[format_of(path, kind)](path, treename)
+
+
+def format_of(path: Path, kind: str | None) -> str:
+    """Give the format of a file: the one that is given, else that of its suffix.
+
+    Raises
+    ------
+    DataError
+        If the suffix is of no format.
+    """
+    if kind is not None:
+        return kind
+    if not has_known_suffix(path):
+        known = ", ".join(_FORMATS)
+        raise DataError(
+            f"{path}: the suffix '{path.suffix}' is of no known format ({known}); say it by data.format"
+        )
+    return _FORMATS[path.suffix.lower()]
 
 
 def tree_of(data: DataConfig, files: Sequence[Path], given: str | None) -> str | None:

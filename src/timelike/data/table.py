@@ -6,9 +6,9 @@ of them. A branch of fixed-size arrays is a column whose events all have the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,13 @@ class Table:
         Reads one column, which exists.
     noun : str
         What the format calls a column.
+    fetch_part : callable, optional
+        Reads a column's entries from one to before another, without the rest; None where the format cannot.
+    units : callable
+        Gives the entries at which the pieces begin that the file is written in: to read a part of one costs
+        as much as to read it whole. Empty where that does not matter.
+    first : int
+        The number in the file of the table's first entry.
     """
 
     where: str
@@ -87,6 +94,31 @@ class Table:
     n_events: int
     fetch: Callable[[str], Column]
     noun: str = "column"
+    fetch_part: Callable[[str, int, int], Column] | None = None
+    units: Callable[[], Sequence[int]] = tuple
+    first: int = 0
+
+    def part(self, start: int, stop: int) -> Table:
+        """Give the table of the entries from `start` to before `stop`.
+
+        Raises
+        ------
+        DataError
+            If files of this format are not read in parts.
+        """
+        fetch = self.fetch_part
+        if fetch is None:
+            raise DataError(
+                f"{self.where}: data.stream: files of this format are not read in parts; "
+                "possible: ROOT and Parquet"
+            )
+        return replace(
+            self,
+            n_events=stop - start,
+            fetch=lambda name: fetch(name, start, stop),
+            fetch_part=None,
+            first=self.first + start,
+        )
 
     def read(self, name: str) -> Column:
         """Read one column.
@@ -148,7 +180,7 @@ def reading(what: object, kind: str) -> Iterator[None]:
         ) from error
 
 
-def column_from_awkward(array: Any, what: str) -> Column:
+def column_from_awkward(array: Any, what: str, *, first: int = 0) -> Column:
     """Make a column of an awkward array.
 
     Parameters
@@ -158,6 +190,8 @@ def column_from_awkward(array: Any, what: str) -> Column:
         nothing is missing.
     what : str
         What error messages call it.
+    first : int
+        What they call its first event.
 
     Returns
     -------
@@ -168,4 +202,4 @@ def column_from_awkward(array: Any, what: str) -> Column:
     DataError
         If the array holds something else, or a value is missing.
     """
-    return Column(*flattened(array, what))
+    return Column(*flattened(array, what, first=first))

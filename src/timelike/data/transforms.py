@@ -30,13 +30,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from timelike.data.moments import Moments
 from timelike.errors import DataError, ModelFileError, nearest
 from timelike.sequences import Sequences
 
 if TYPE_CHECKING:
     from timelike.config import DataConfig
 
-__all__ = ["KINDS", "MIXES", "FittedTransforms", "Mix", "Step"]
+__all__ = ["KINDS", "MIXES", "FittedTransforms", "Mix", "Step", "check_names", "quantiles"]
 
 Floats = npt.NDArray[np.float64]
 Numbers = dict[str, Any]  # of a step: floats, and lists of them
@@ -50,30 +51,12 @@ _KNOTS = 256  # shares at which a distribution is kept
 
 def _standard(x: Floats, weights: Floats | None) -> Numbers:
     """Give mean and standard deviation."""
-    low, high = float(x.min()), float(x.max())
-    if low == high:
-        # Asked of the numbers themselves: of equal numbers, rounding makes a spread that is not 0.
-        return {"mean": low, "scale": 1.0}
-    mean = float(np.average(x, weights=weights))
-    away = x - mean
-    # In units of the largest, so that squares neither overflow nor vanish.
-    largest = float(np.abs(away).max())
-    spread = largest * float(np.sqrt(np.average((away / largest) ** 2, weights=weights)))
-    # All but nothing of the weight may be on equal numbers.
-    return {"mean": mean, "scale": spread if spread > 0 else 1.0}
-
-
-def _quantiles(x: Floats, weights: Floats | None, shares: npt.ArrayLike) -> Floats:
-    """Give the values below which these shares of the weight are."""
-    order = np.argsort(x, kind="stable")
-    w = np.ones(len(x)) if weights is None else weights[order]
-    middle = np.cumsum(w) - w / 2
-    found: Floats = np.interp(np.asarray(shares) * w.sum(), middle, x[order])
-    return found
+    numbers: Numbers = dict(Moments.of(x, weights).standard())
+    return numbers
 
 
 def _robust(x: Floats, weights: Floats | None) -> Numbers:
-    low, median, high = _quantiles(x, weights, [0.16, 0.5, 0.84]).tolist()
+    low, median, high = quantiles(x, weights, [0.16, 0.5, 0.84]).tolist()
     return {"mean": median, "scale": (high - low) / 2 if high > low else 1.0}
 
 
@@ -82,14 +65,14 @@ def _range(x: Floats, weights: Floats | None) -> Numbers:
 
 
 def _limits(x: Floats, weights: Floats | None) -> Numbers:
-    low, high = _quantiles(x, weights, [0.001, 0.999]).tolist()
+    low, high = quantiles(x, weights, [0.001, 0.999]).tolist()
     return {"low": low, "high": high}
 
 
 def _distribution(x: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
     """Give values in rising order, no two the same, and the share of the weight below each."""
     shares = (np.arange(_KNOTS) + 0.5) / _KNOTS
-    values, where = np.unique(_quantiles(x, weights, shares), return_inverse=True)
+    values, where = np.unique(quantiles(x, weights, shares), return_inverse=True)
     return values, np.bincount(where, shares) / np.bincount(where)
 
 
@@ -327,10 +310,8 @@ class FittedTransforms:
             missing everywhere.
         """
         names = sequences.names
-        for name in () if data is None else (*data.transforms, *data.missing):
-            if name != "default" and name not in names:
-                key = "transforms" if data is not None and name in data.transforms else "missing"
-                raise DataError(f"data.{key}: the data have no variable '{name}'; {nearest(name, names)}")
+        if data is not None:
+            check_names(data, names)
         values, weights = sequences.values, None
         if sequences.weights is not None:
             per_step = np.repeat(np.abs(sequences.weights), sequences.lengths)
@@ -350,7 +331,7 @@ class FittedTransforms:
                 if not there.any():
                     raise DataError(f"variable '{name}' is missing in every training step")
                 own = None if weights is None else weights[there]
-                fill = float(_quantiles(x[there], own, 0.5))
+                fill = float(quantiles(x[there], own, 0.5))
                 x = np.where(there, x, fill)
             fills.append(fill)
             done = []
@@ -453,6 +434,36 @@ class FittedTransforms:
             if name not in names or not fills or fills[names.index(name)] is None:
                 raise ModelFileError(f"transforms: an indicator of {name!r}, which is never missing")
         return cls(names, steps, mix, fills, indicators)
+
+
+def check_names(data: DataConfig, names: tuple[str, ...]) -> None:
+    """Refuse transforms and missing values of variables that the data do not have.
+
+    Raises
+    ------
+    DataError
+    """
+    for name in (*data.transforms, *data.missing):
+        if name != "default" and name not in names:
+            key = "transforms" if name in data.transforms else "missing"
+            raise DataError(f"data.{key}: the data have no variable '{name}'; {nearest(name, names)}")
+
+
+def quantiles(x: Floats, weights: Floats | None, shares: npt.ArrayLike) -> Floats:
+    """Give the values below which these shares of the weight are.
+
+    Parameters
+    ----------
+    x : array [N]
+    weights : array [N], optional
+    shares : array
+        From 0 to 1.
+    """
+    order = np.argsort(x, kind="stable")
+    w = np.ones(len(x)) if weights is None else weights[order]
+    middle = np.cumsum(w) - w / 2
+    found: Floats = np.interp(np.asarray(shares) * w.sum(), middle, x[order])
+    return found
 
 
 def _mix(values: dict[str, Any] | None, D: int) -> Mix | None:

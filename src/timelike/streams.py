@@ -1,0 +1,337 @@
+"""Batches of events that are read anew in every epoch, by a thread in the background, in bounded memory.
+
+The way of an event: its piece of a file is read, its variables are transformed, it waits in a buffer until it
+is drawn, and goes into the next batch. The order of an epoch depends on the seed and the number of the epoch
+alone, never on how fast anything was:
+
+- the files of each source come in a new order; sources, where each class has its own, take turns by pieces;
+- a buffer is filled; then for every piece that comes as many events are drawn from all that are there;
+- while the last events of an epoch are drawn, the first of the next come in: together no more than a buffer.
+
+What is in memory at most: the buffer (half as much again where drawn events have left holes), the pieces read
+ahead, the one being read, and a block of drawn events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from timelike.batches import Batch, class_factors, signed
+from timelike.checkpoint import fingerprint
+from timelike.config import Config
+from timelike.data.shuffle import Ahead, ShuffleBuffer
+from timelike.data.split import PARTS
+from timelike.data.streaming import Chunk, Reader, Skipped
+from timelike.data.transforms import FittedTransforms
+from timelike.nn import Ragged
+from timelike.sequences import Sequences
+
+__all__ = ["Prepared", "StreamBatches", "Training", "Validation", "prepare"]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Training events that are streamed.
+
+    Attributes
+    ----------
+    reader : Reader
+    chunks : tuple of Chunk
+        Those that have any of them.
+    transforms : FittedTransforms
+    signed : callable
+        Makes of weights [B] what they are to become.
+    factors : array [C]
+        What they are then multiplied by.
+    """
+
+    reader: Reader
+    chunks: tuple[Chunk, ...]
+    transforms: FittedTransforms
+    signed: Callable[[Any], Any]
+    factors: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return sum(chunk.counts[0] for chunk in self.chunks)
+
+    def order(self, random: np.random.Generator) -> list[Chunk]:
+        """Draw the order of the files; where there are more sources, each is spread over the whole epoch."""
+        due: list[tuple[float, int, Chunk]] = []
+        for source in sorted({chunk.source for chunk in self.chunks}):
+            of = [chunk for chunk in self.chunks if chunk.source == source]
+            files = list(dict.fromkeys(chunk.file for chunk in of))
+            place = dict(zip(files, random.permutation(len(files)), strict=True))
+            of.sort(key=lambda chunk, place=place: place[chunk.file])  # type: ignore[misc]
+            total, before = sum(chunk.counts[0] for chunk in of), 0
+            for chunk in of:
+                due.append(((before + chunk.counts[0] / 2) / total, len(due), chunk))
+                before += chunk.counts[0]
+        return [chunk for _, _, chunk in sorted(due, key=lambda turn: turn[:2])]
+
+    def read(self, chunks: Sequence[Chunk]) -> Iterator[Sequences]:
+        """Read pieces: their training events, transformed, with the weights that the loss takes."""
+        with closing(self.reader.read(chunks)) as pieces:  # type: ignore[type-var]
+            for piece in pieces:
+                events = piece.events[piece.parts == 0]
+                assert events.labels is not None
+                weights = np.ones(len(events)) if events.weights is None else events.weights
+                scaled = self.signed(weights) * self.factors[events.labels]
+                # No more than a batch needs: the rest would wait in the buffer too.
+                yield self.transforms.apply(
+                    Sequences(
+                        events.values, events.offsets, events.names, labels=events.labels, weights=scaled
+                    )
+                )
+
+    def batches(self, *, batch_size: int, dtype: torch.dtype, seed: int, epochs: int) -> StreamBatches:
+        """Give the batches of so many epochs."""
+        return StreamBatches(self, batch_size=batch_size, dtype=dtype, seed=seed, epochs=epochs)
+
+
+class StreamBatches:
+    """Batches of streamed events: as `timelike.batches.ShuffledBatches`, every event once in an epoch.
+
+    Parameters
+    ----------
+    training : Training
+    batch_size : int
+        Sequences in a batch at most; batches are as equal as can be.
+    dtype : torch.dtype
+        Of the rows and weights.
+    seed : int
+        Of the orders.
+    epochs : int
+        The last of these reads nothing ahead for the next.
+    """
+
+    def __init__(
+        self, training: Training, *, batch_size: int, dtype: torch.dtype, seed: int, epochs: int
+    ) -> None:
+        self._training, self._dtype, self._seed, self._epochs = training, dtype, seed, epochs
+        n = len(training)
+        self._cuts = np.linspace(0, n, -(-n // batch_size) + 1).astype(np.int64)
+        self._at, self._next = 0, 0  # numbers of this epoch and the next
+        self._blocks: Ahead[Sequences] | None = None
+
+    def __len__(self) -> int:
+        return len(self._cuts) - 1
+
+    @property
+    def sizes(self) -> Tensor:
+        """Sequences in each batch."""
+        return torch.from_numpy(np.diff(self._cuts))
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """Give the batches of the next epoch but the first so many, which are drawn for nothing."""
+        blocks, self._blocks = self._blocks, None  # given back if the epoch comes to its end
+        if blocks is None or done:
+            skip = int(self._cuts[done])
+            blocks = Ahead(self._drawn(self._next, skip), self._training.reader.stream.read_ahead)
+        self._at, self._next = self._next, self._next + 1
+        try:
+            yield from self._cut(blocks, np.diff(self._cuts[done:]))
+        except BaseException:
+            blocks.close()
+            raise
+        self._blocks = blocks
+
+    def random_state(self, *, within: bool) -> Mapping[str, Any]:
+        """Give the number of this epoch, or of the next."""
+        return {"epoch": self._at if within else self._next}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with an epoch whose number `random_state` gave."""
+        self._next, self._blocks = int(state["epoch"]), None
+
+    def _cut(self, blocks: Iterator[Sequences], sizes: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        """Cut blocks into batches.
+
+        Each is copied into memory of its own: some sums of PyTorch depend on where their numbers lie.
+        """
+        block, at = next(blocks), 0
+        for size in sizes:
+            pieces: list[Sequences] = []
+            missing = int(size)
+            while missing:
+                if at == len(block):
+                    block, at = next(blocks), 0
+                n = min(missing, len(block) - at)
+                pieces.append(block[at : at + n])
+                at, missing = at + n, missing - n
+            lengths = np.concatenate([piece.lengths for piece in pieces])
+            offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+            rows = torch.cat([torch.from_numpy(piece.values) for piece in pieces]).to(self._dtype)
+            labels, weights = (
+                torch.cat([torch.from_numpy(getattr(piece, of)) for piece in pieces])
+                for of in ("labels", "weights")
+            )
+            yield Batch(Ragged(rows, offsets), labels, weights.to(self._dtype))
+
+    def _drawn(self, first: int, skip: int) -> Iterator[Sequences]:
+        """Draw the events of the epochs from one on, in blocks, without the first so many."""
+        size, block = self._training.reader.stream.buffer, self._training.reader.size
+        coming = _Coming(self, first)
+        for number in range(first, self._epochs):
+            buffer, source = coming.buffer, coming
+            coming = _Coming(self, number + 1)
+            while (excess := source.more(buffer, size)) or len(buffer):
+                drawn = buffer.draw(excess or min(block, len(buffer)))
+                if not excess and number + 1 < self._epochs:
+                    coming.fill(size - len(buffer))
+                if skip < len(drawn):
+                    yield drawn[skip:] if skip else drawn
+                skip = max(0, skip - len(drawn))
+
+
+class _Coming:
+    """The events of an epoch on their way into its buffer."""
+
+    def __init__(self, batches: StreamBatches, number: int) -> None:
+        self._training = batches._training
+        seeds = np.random.SeedSequence([batches._seed, number]).spawn(2)
+        order, draws = (np.random.default_rng(seed) for seed in seeds)
+        self.buffer = ShuffleBuffer(draws)
+        self._order = self._training.order(order)
+        self._left = deque(chunk.counts[0] for chunk in self._order)
+        self._events: Iterator[Sequences] | None = None
+
+    def more(self, buffer: ShuffleBuffer, size: int) -> int:
+        """Let pieces in until there are more events than the buffer holds, and give how many more."""
+        while self._left and len(buffer) <= size:
+            self._put()
+        return max(0, len(buffer) - size)
+
+    def fill(self, room: int) -> None:
+        """Let pieces in as long as they find room, together with what is there."""
+        while self._left and len(self.buffer) + self._left[0] <= room:
+            self._put()
+
+    def _put(self) -> None:
+        if self._events is None:
+            self._events = self._training.read(self._order)
+        self._left.popleft()
+        self.buffer.put(next(self._events))
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Validation events that are streamed; their labels and weights are in memory.
+
+    Iterating gives them in pieces, transformed, always in the same order.
+    """
+
+    reader: Reader
+    chunks: tuple[Chunk, ...]
+    transforms: FittedTransforms
+    labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+    targets: ClassVar[None] = None  # a regression is not streamed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Sequences]:
+        def pieces() -> Iterator[Sequences]:
+            for piece in self.reader.read(self.chunks):
+                yield self.transforms.apply(piece.events[piece.parts == 1])
+
+        with closing(Ahead(pieces(), self.reader.stream.read_ahead)) as coming:
+            yield from coming
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a training takes, and what is said of it."""
+
+    training: Sequences | Training  # transformed, or transforming
+    validation: Sequences | Validation
+    transforms: FittedTransforms
+    events: dict[str, int]  # of each part
+    classes: tuple[int, ...]  # events of each; none in a regression
+    steps: int
+    fingerprint: str
+    skipped: tuple[Skipped, ...] = ()
+    n_files: int = 0  # that are streamed, those that are skipped included
+
+    def about(self, class_names: tuple[str, ...]) -> str:
+        """Say in a line what the data are."""
+        parts = ", ".join(f"{n:,} {part}" for part, n in self.events.items())
+        if self.classes:
+            classes = ", ".join(f"{n:,} {name}" for name, n in zip(class_names, self.classes, strict=True))
+        else:
+            classes = f"targets {', '.join(class_names)}"
+        streamed = f", streamed from {self.n_files - len(self.skipped)} files" if self.n_files else ""
+        return (
+            f"data: {sum(self.events.values()):,} events ({classes}; {parts}), {self.steps:,} steps of "
+            f"{len(self.transforms.names)} variables{streamed}"
+        )
+
+    def left_out(self) -> str:
+        """Say in a line which files are skipped; nothing, where none are."""
+        names = [skipped.file for skipped in self.skipped]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        return f"skipped {len(names)} of {self.n_files} files: {', '.join(names[:5])}{more}" if names else ""
+
+
+def prepare(config: Config) -> Prepared:
+    """Read all files of a config with `data.stream` once.
+
+    Parameters
+    ----------
+    config : Config
+
+    Raises
+    ------
+    DataError
+        If the files do not hold what the config says.
+    """
+
+    def made_of(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return signed(weights, config.training.negative_weights)
+
+    reader = Reader(config)
+    survey, skipped = reader.survey(
+        seed=config.training.seed, signed=made_of, mark=lambda events: fingerprint({"": events})
+    )
+    assert survey.fit is not None
+    transforms = survey.fit.fitted()
+    factors = class_factors(
+        config.data.class_names,
+        survey.counts[0],
+        survey.sums,
+        balance=config.training.class_balance,
+        where="training",
+    )
+    chunks = [tuple(chunk for chunk in survey.chunks if chunk.counts[p]) for p in range(len(PARTS))]
+    validation: Sequences | Validation
+    if survey.validation is not None:
+        few: list[Sequences] = []
+        while survey.validation:  # each is let go when it is transformed
+            few.append(transforms.apply(survey.validation.pop(0)))
+        validation = Sequences.concatenate(few)
+    else:
+        validation = Validation(
+            reader, chunks[1], transforms, np.concatenate(survey.labels), np.concatenate(survey.weights)
+        )
+    marks = "\n".join([*survey.marks, *(name.file for name in skipped)])
+    return Prepared(
+        Training(reader, chunks[0], transforms, made_of, factors),
+        validation,
+        transforms,
+        survey.events,
+        tuple(map(int, survey.counts.sum(axis=0))),
+        survey.n_rows,
+        hashlib.blake2b(marks.encode(), digest_size=16).hexdigest(),
+        skipped,
+        reader.n_files,
+    )
