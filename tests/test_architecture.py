@@ -28,6 +28,7 @@ FLOORS = [
         "predictions",
         "roc",
     },
+    {"submit"},
     {
         "sequences",
         "configerrors",
@@ -40,6 +41,7 @@ FLOORS = [
         "info",
     },
     {"config", "layouts", "layerweights", "report", "samples"},
+    {"crossval_sections", "scan_page", "scanspace"},
     {"layercalls"},
     {"segments", "recording"},
     {"autograd"},
@@ -57,7 +59,8 @@ FLOORS = [
     {"train", "apply"},
     {"runs", "estimator"},
     {"tmva", "sklearn"},
-    {"tmvacommands"},
+    {"crossval", "scan"},
+    {"tmvacommands", "studycommands"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -92,6 +95,9 @@ TORCH = {
     "sklearn",
     "tmva",
     "tmvacommands",
+    "crossval",
+    "scan",
+    "studycommands",
     "commands",
 }
 

@@ -72,7 +72,7 @@ def test_what_is_written_comes_back(tmp_path: Path, dtype: type) -> None:
     write_model_file(tmp_path / "m", weights(dtype), META)
     file = read_model_file(tmp_path / "m")
     assert {key: file.meta[key] for key in META} == META
-    assert file.meta["format_version"] == FORMAT_VERSION
+    assert file.meta["format_version"] == 1  # what is needed to read it, not the newest there is
     assert file.weights.keys() == weights().keys()
     for name, weight in weights(dtype).items():
         assert file.weights[name].dtype == dtype

@@ -1,4 +1,6 @@
-"""``python -m timelike`` is ``timelike``."""
+"""``python -m timelike`` is ``timelike``, for farms and where the program is not on the path."""
+
+from __future__ import annotations
 
 import sys
 

@@ -34,6 +34,7 @@ def apply(
     *,
     treename: str | None = None,
     select: bool = False,
+    out_of_fold: bool = False,
 ) -> Application:
     """Compute the scores of all events of files and write them as a table.
 
@@ -52,6 +53,9 @@ def apply(
     select : bool
         Keep only events that pass the training's selection. By default every event has its row, so that the
         table can stand beside the input as it is.
+    out_of_fold : bool
+        With the ensemble of a cross validation, score each event by the network that has not seen its fold;
+        see `timelike.model.predict`.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def apply(
         labelled=False,
         dtype=model.dtype,
     )
-    scores = predict(model, events)
+    scores = predict(model, events, out_of_fold=out_of_fold)
     numbers = np.arange(len(events)) if events.events is None else events.events
     columns = {"event_number": numbers}
     kind = "predicted" if model.data.targets else "score"

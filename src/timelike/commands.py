@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from timelike import __version__, statistics, tmvacommands
 from timelike.errors import ConfigError, require
+from timelike.files import shown
+from timelike.studycommands import register
 
 typer = require("typer", "train")
 
@@ -29,6 +30,9 @@ Examples:
   timelike evaluate runs/jets          ROC, AUC, overtraining: runs/jets/report.html
   timelike apply runs/jets/model.safetensors --input more.root -o scores.root
   timelike inspect runs/jets/model.safetensors --input more.root --event 17 -o page.html
+  timelike crossval jets.yaml          a network for each fold, and scores by who has not seen an event
+  timelike scan jets.yaml --space space.yaml --trials 50
+  timelike submit crossval jets.yaml --to slurm
   timelike tmva convert macro.C        configs from a macro of ROOT's TMVA; weights and tables too
   timelike info                        version, instruction set, what is installed
 
@@ -173,7 +177,7 @@ def train(
         result = train(checked, progress=progress.on(), resume=resume)
     except TrainingInterrupted as interrupt:
         raise _Interrupted(str(interrupt)) from None
-    best, folder = result.best, _shown(result.folder)
+    best, folder = result.best, shown(result.folder)
     area = "" if best.validation_auc is None else f", AUC {best.validation_auc:.4f}"
     typer.echo(
         f"best epoch {best.epoch} of {len(result.history)}: "
@@ -202,7 +206,7 @@ def evaluate(
     evaluation = evaluate_run(folder)
     for line in _figures_of_merit(evaluation.metrics):
         typer.echo(line)
-    typer.echo(f"report: {_shown(evaluation.report)}")
+    typer.echo(f"report: {shown(evaluation.report)}")
 
 
 @app.command(
@@ -236,6 +240,10 @@ def apply(
     select: Annotated[
         bool, typer.Option("--select", help="Keep only events that pass the training's selection.")
     ] = False,
+    out_of_fold: Annotated[
+        bool,
+        typer.Option("--out-of-fold", help="Of a cross validation: score events by who has not seen them."),
+    ] = False,
 ) -> None:
     """Apply a model to files of events: scores beside event numbers and observers."""
     inputs = [*(files or ()), *(more or ())]
@@ -246,9 +254,10 @@ def apply(
 
     from timelike.apply import apply
 
-    done = apply(model, inputs, output, treename=treename, select=select)
+    how = {"treename": treename, "select": select, "out_of_fold": out_of_fold}
+    done = apply(model, inputs, output, **how)  # type: ignore[arg-type]
     count = len(done.columns["event_number"])
-    typer.echo(f"scores of {count:,} events: {_shown(done.output)} ({', '.join(done.columns)})")
+    typer.echo(f"scores of {count:,} events: {shown(done.output)} ({', '.join(done.columns)})")
 
 
 @app.command(
@@ -306,7 +315,7 @@ def inspect(
             raise ConfigError(f"--example has its own model and input; leave out {', '.join(superfluous)}")
         from timelike.inspect import example_page
 
-        typer.echo(f"page of the worked example: {_shown(example_page(output))}")
+        typer.echo(f"page of the worked example: {shown(example_page(output))}")
         return
     # An option takes one value each time it is named: what else is given with it arrives as an argument.
     more = [word for word in words or () if not (event and word.isdecimal())]
@@ -321,7 +330,7 @@ def inspect(
 
     done = inspect_events(model, inputs, output, events=numbers, treename=treename, class_name=class_name)
     count = len(done.events)
-    typer.echo(f"page of {count} event{'s' * (count != 1)}: {_shown(done.page)}")
+    typer.echo(f"page of {count} event{'s' * (count != 1)}: {shown(done.page)}")
     typer.echo(
         f"gradients are of {done.loss}"
         + (f" (no labels: {done.without_labels})" if done.without_labels else "")
@@ -365,7 +374,4 @@ def _with_error(number: dict[str, Any]) -> str:
     return statistics.format_measurement(value, error)
 
 
-def _shown(path: Path) -> Path:
-    """Give a path as seen from here where that is shorter."""
-    relative = Path(os.path.relpath(path))
-    return relative if len(str(relative)) < len(str(path)) else path
+register(app)

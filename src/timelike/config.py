@@ -54,6 +54,7 @@ __all__ = [
     "EarlyStoppingConfig",
     "EvaluationConfig",
     "FlattenConfig",
+    "FoldsConfig",
     "FractionsConfig",
     "GRUConfig",
     "HeadConfig",
@@ -67,6 +68,8 @@ __all__ = [
     "RegularisationConfig",
     "RemaindersConfig",
     "SGDConfig",
+    "ScanParameter",
+    "ScanSpace",
     "SequenceConfig",
     "SourceConfig",
     "SplitConfig",
@@ -284,15 +287,43 @@ class CountsConfig(_Section):
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2  # share of the events for training
 
 
+class FoldsConfig(_Section):
+    """Folds of a cross validation: one is for test, and of the others a share for validation."""
+
+    number: Annotated[int, Field(ge=2)] = 5
+    by: Text | None = None  # expression of event_number and folds; None: each class is shuffled
+    test: NonNegativeInt = 0
+    validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.125
+
+    @model_validator(mode="after")
+    def _check(self) -> FoldsConfig:
+        if self.test >= self.number:
+            raise ValueError(f"test: fold {self.test} of {self.number}; the folds are 0..{self.number - 1}")
+        return self
+
+
 class SplitConfig(_Section):
     """How events are shared out to training, validation and test."""
 
-    by: Literal["random", "event_number", "alternate", "block"] = "random"
+    by: Literal["random", "event_number", "alternate", "block", "folds"] = "random"
     fractions: FractionsConfig = FractionsConfig()
     counts: CountsConfig | None = None  # alternate and block: halves, if there is nothing else
+    folds: FoldsConfig | None = None
     modulo: Annotated[int, Field(ge=2)] = 10
     remainders: RemaindersConfig = RemaindersConfig()
     seed: Seed = 0
+
+    @property
+    def validation_share(self) -> float:
+        """Share for validation of the events that are not for test."""
+        if self.folds is not None:
+            return self.folds.validation
+        if self.by == "event_number":
+            parts = self.remainders
+            return len(parts.validation) / (len(parts.train) + len(parts.validation))
+        if self.counts is not None or self.by != "random":
+            return self.counts_or_halves.validation
+        return self.fractions.validation / (self.fractions.train + self.fractions.validation)
 
     @property
     def counts_or_halves(self) -> CountsConfig:
@@ -302,11 +333,16 @@ class SplitConfig(_Section):
     @model_validator(mode="after")
     def _check(self) -> SplitConfig:
         # Most likely `by` was forgotten, and the events would be split in another way than is meant.
-        numbers, counted = ("modulo", "remainders"), self.by in ("alternate", "block")
-        unused = ("fractions", "counts") if self.by == "event_number" else numbers
-        for key in (*unused, "fractions") if counted else unused:
-            if getattr(self, key) != type(self).model_fields[key].default:
+        used = {
+            "random": ("fractions", "counts"),
+            "event_number": ("modulo", "remainders"),
+            "folds": ("folds",),
+        }.get(self.by, ("counts",))
+        for key in ("fractions", "counts", "modulo", "remainders", "folds"):
+            if key not in used and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key!r} has no meaning with by: {self.by}")
+        if self.by == "folds" and self.folds is None:
+            raise ValueError("by: folds needs 'folds', as in folds: {number: 5, test: 0}")
         if self.counts is not None and self.fractions != type(self).model_fields["fractions"].default:
             raise ValueError("give either 'fractions' or 'counts', not both")
         if self.by != "event_number":
@@ -636,6 +672,45 @@ class EvaluationConfig(_Section):
     seed: Seed = 0
 
 
+# -- scan ---------------------------------------------------------------------------------------------------
+
+
+class ScanParameter(_Section):
+    """Values that `timelike scan` may give to a key: a range, or choices.
+
+    Of a range from one whole number to another, whole numbers are tried where the key takes no others.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    step: PositiveInt | PositiveFloat | None = None
+    log: bool = False
+    choices: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ScanParameter:
+        limits = (self.low, self.high)
+        if self.choices is not None:
+            if self.model_fields_set != {"choices"}:
+                raise ValueError("give either 'choices' or 'low' and 'high', not both")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("give 'low' and 'high', or 'choices'")
+        if not self.low < self.high:
+            raise ValueError(f"from {limits[0]} to {limits[1]}: the first must be smaller")
+        if self.log and self.step is not None:
+            raise ValueError("give either 'log' or 'step', not both")
+        if self.log and not self.low > 0:
+            raise ValueError(f"log: from {self.low}; it must be greater than 0")
+        return self
+
+
+class ScanSpace(_Section):
+    """A space in a file of its own."""
+
+    scan: Annotated[dict[Text, ScanParameter], Field(min_length=1)]  # by dotted key
+
+
 # -- the whole ----------------------------------------------------------------------------------------------
 
 
@@ -659,6 +734,7 @@ class Config(_Section):
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    scan: dict[Text, ScanParameter] = {}  # by dotted key, such as training.optimiser.learning_rate
     output: Text = "runs/timelike"
 
     @model_validator(mode="after")
@@ -671,11 +747,13 @@ class Config(_Section):
                 f"training.loss: {self.training.loss} is for classes; with data.targets squared_error and "
                 "huber are possible"
             )
+        if self.split.by == "folds" and self.data.targets:
+            raise ValueError("split: by: folds is for classes; with data.targets it is not there yet")
         if self.data.stream is not None and (self.data.targets or self.training.flatten):
             what = "a regression" if self.data.targets else "training.flatten"
             raise ValueError(f"data.stream: {what} needs all events in memory")
         counted = self.split.counts is not None
-        if self.data.stream is not None and (counted or self.split.by in ("alternate", "block")):
+        if self.data.stream is not None and (counted or self.split.by in ("alternate", "block", "folds")):
             raise ValueError(
                 f"split: {'counts' if counted else f'by: {self.split.by}'} needs all events in memory; "
                 "with data.stream possible are by: event_number and by: random with fractions"
@@ -699,7 +777,13 @@ class Config(_Section):
         return Path(os.path.normpath(self._base / self.output))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, base: Path | str = ".") -> Config:
+    def from_dict(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        base: Path | str = ".",
+        document: YamlDocument | None = None,
+    ) -> Config:
         """Check a mapping of plain values (as from YAML or JSON) and make a config of it.
 
         Parameters
@@ -708,17 +792,20 @@ class Config(_Section):
             The keys and values of a config.
         base : path
             The folder that relative paths start from.
+        document : YamlDocument, optional
+            Whose name and lines stand in errors.
 
         Raises
         ------
         ConfigError
             If a key does not exist or a value cannot be used.
         """
-        return _validated(YamlDocument("config", dict(values)), Path(base))
+        of = document or YamlDocument("config", {})
+        return _validated(YamlDocument(of.name, dict(values), of.lines), Path(base))
 
     def written_for(self, folder: Path) -> str:
         """Write the whole config, defaults included, as YAML text that works from another folder."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json", exclude={"scan"})  # a run is one point of it
         for section in ("data", "sequence"):  # where None means "not given"; elsewhere it is a choice
             values[section] = {
                 key: value for key, value in values[section].items() if value not in (None, [], {})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from timelike.errors import ConfigError
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "shown"]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -67,3 +67,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def shown(path: Path) -> Path:
+    """Give a path as seen from here where that is shorter."""
+    relative = Path(os.path.relpath(path))
+    return relative if len(str(relative)) < len(str(path)) else path

@@ -2,6 +2,7 @@
 
 - `Network`: recurrent layers on ragged batches, pooling over steps, dense head; what training works on;
 - `Model`: a network with its variables, transforms and way of reading events; what a model file holds;
+- `Ensemble`: the models of the folds of a cross validation, in one file;
 - `predict`: class probabilities of sequences, in input order.
 
 Transforms are applied to the rows once, before batches are made, and are no part of the network: a fixed
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +28,25 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from timelike.config import DataConfig, GRUConfig, LSTMConfig, NetworkConfig, RNNConfig, SequenceConfig
+from timelike.config import (
+    DataConfig,
+    FoldsConfig,
+    GRUConfig,
+    LSTMConfig,
+    NetworkConfig,
+    RNNConfig,
+    SequenceConfig,
+)
+from timelike.data.folds import fold_numbers
 from timelike.data.transforms import FittedTransforms
-from timelike.errors import DataError, ModelFileError
+from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.initialisers import initialise
 from timelike.modelfile import read_model_file, write_model_file
 from timelike.nn import GRU, LSTM, RNN, Ragged
 from timelike.sequences import Sequences
 
 __all__ = [
+    "Ensemble",
     "Model",
     "Network",
     "cuts",
@@ -313,14 +324,80 @@ class Model:
         return sum(p.numel() for p in self.network.parameters())
 
 
-def predict(model: Model, sequences: Sequences) -> npt.NDArray[np.float64]:
-    """Compute class probabilities of sequences, or the targets of a regression.
+class Ensemble(Model):
+    """The models of the folds of a cross validation, which score events together.
+
+    Whatever looks into one network raises `ConfigError`; `members` has the single models.
+
+    Parameters
+    ----------
+    members : sequence of Model
+        Member k has not seen the events of fold k. All read the same inputs with the same layers.
+    folds : FoldsConfig
+        How an event's fold is found.
+    training : mapping
+        The record of the cross validation.
+    """
+
+    members: tuple[Model, ...]
+    folds: FoldsConfig
+
+    def __init__(self, members: Sequence[Model], folds: FoldsConfig, training: Mapping[str, Any]) -> None:
+        common = {"data": members[0].data, "sequence": members[0].sequence, "training": training}
+        for name, value in {**common, "members": tuple(members), "folds": folds}.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Ensemble({len(self.members)} networks of {self.members[0].n_parameters} parameters)"
+
+    @property
+    def network(self) -> Network:
+        """An ensemble has no network of its own; raises `ConfigError`."""
+        raise self._not_one()
+
+    def _not_one(self) -> ConfigError:
+        return ConfigError(
+            f"this is an ensemble of {len(self.members)} networks, and one is needed: take that of a fold, "
+            "fold-0/model.safetensors beside its file, or members[0]"
+        )
+
+    @property
+    def transforms(self) -> FittedTransforms:
+        """Each member has its own; raises `ConfigError` as `network` does."""
+        raise self._not_one()
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the inputs of each step."""
+        return self.members[0].variables
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the networks read at each step."""
+        return self.members[0].inputs
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the weights."""
+        return self.members[0].dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained numbers of all networks together."""
+        return sum(member.n_parameters for member in self.members)
+
+
+def predict(model: Model, sequences: Sequences, *, out_of_fold: bool = False) -> npt.NDArray[np.float64]:
+    """Compute class probabilities of sequences, or the targets of a regression; of an ensemble, their mean.
 
     Parameters
     ----------
     model : Model
     sequences : Sequences
         As read, not transformed. Variables are matched by name: their order is free, others are ignored.
+    out_of_fold : bool
+        With an ensemble, score each event by the one network that has not seen its fold: for events that
+        the cross validation was made with, which the other networks know.
 
     Returns
     -------
@@ -329,11 +406,26 @@ def predict(model: Model, sequences: Sequences) -> npt.NDArray[np.float64]:
 
     Raises
     ------
+    ConfigError
+        If `out_of_fold` is asked of one network, or of an ensemble whose folds were shuffled.
     DataError
-        If a variable of the model is missing.
+        If a variable of the model is missing, or an event's number leads to no fold.
     """
-    scores = logits(model.network, model.transforms.apply(sequences)).double()
-    found: npt.NDArray[np.float64] = (scores if model.data.targets else scores.softmax(dim=1)).numpy()
+    if not isinstance(model, Ensemble):
+        if out_of_fold:
+            raise ConfigError("out_of_fold needs the ensemble of a cross validation; this is one network")
+        scores = logits(model.network, model.transforms.apply(sequences)).double()
+        own: npt.NDArray[np.float64] = (scores if model.data.targets else scores.softmax(dim=1)).numpy()
+        return own
+    if not out_of_fold:
+        mean: npt.NDArray[np.float64] = np.mean([predict(m, sequences) for m in model.members], axis=0)
+        return mean
+    if model.folds.by is None:
+        raise ConfigError("out_of_fold: the folds were shuffled; nothing tells the fold of an event")
+    numbers = fold_numbers(sequences, model.folds)
+    found = np.full((len(sequences), len(model.class_names)), np.nan)
+    for fold, member in enumerate(model.members):
+        found[numbers == fold] = predict(member, sequences[numbers == fold])
     return found
 
 
@@ -351,19 +443,27 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> None:
     ConfigError
         If the file cannot be written there.
     """
+    members = model.members if isinstance(model, Ensemble) else (model,)
     meta = {
-        "network": model.network.config.model_dump(mode="json"),
+        "network": members[0].network.config.model_dump(mode="json"),
         "variables": list(model.variables),
-        "inputs": list(model.transforms.outputs),
-        "transforms": model.transforms.to_dict(),
+        "inputs": list(model.inputs),
+        "transforms": {} if isinstance(model, Ensemble) else model.transforms.to_dict(),
         "classes": list(model.class_names),
         "signal": model.signal,
         "data": model.data.model_dump(mode="json"),
         "sequence": model.sequence.model_dump(mode="json"),
         "training": dict(model.training),
     }
-    # Batch normalisation counts its batches, in whole numbers, for training alone.
-    weights = {k: v.numpy() for k, v in model.network.state_dict().items() if v.is_floating_point()}
+    weights = {}
+    for fold, member in enumerate(members):
+        before = f"fold.{fold}." if isinstance(model, Ensemble) else ""
+        for name, value in member.network.state_dict().items():
+            if value.is_floating_point():  # batch normalisation counts its batches, for training alone
+                weights[before + name] = value.numpy()
+    if isinstance(model, Ensemble):
+        each = [{"transforms": m.transforms.to_dict(), "training": dict(m.training)} for m in members]
+        meta["ensemble"] = {"folds": model.folds.model_dump(mode="json"), "members": each}
     write_model_file(path, weights, meta)
 
 
@@ -382,35 +482,43 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     file = read_model_file(path)
-    meta = file.meta
+    meta, ensemble = file.meta, "ensemble" in file.meta
     try:
         # from JSON: in strict mode a list is then good for a tuple
         config = NetworkConfig.model_validate_json(json.dumps(meta["network"]))
         data = DataConfig.model_validate_json(json.dumps(meta["data"]))
         sequence = SequenceConfig.model_validate_json(json.dumps(meta["sequence"]))
+        folds = FoldsConfig.model_validate_json(json.dumps(meta["ensemble"]["folds"])) if ensemble else None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise ModelFileError(f"{path}: the header cannot be used: {key}: {first['msg']}") from None
     if data.class_names != tuple(meta["classes"]) or data.signal_name != meta["signal"]:
         raise ModelFileError(f"{path}: 'classes' and 'signal' in the header disagree with 'data'")
+    made = []
+    for k, about in enumerate(meta["ensemble"]["members"] if ensemble else (meta,)):
+        before = f"fold.{k}." if ensemble else ""
+        transforms = _transforms(about["transforms"], meta, path)
+        weights = {
+            name.removeprefix(before): torch.from_numpy(weight)
+            for name, weight in file.weights.items()
+            if name.startswith(before)
+        }
+        dtype = next(iter(weights.values())).dtype
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn for nothing; leave no trace of it
+            network = Network(config, len(transforms.outputs), len(meta["classes"]), dtype=dtype)
+        network.load_state_dict(network.state_dict() | weights)
+        made.append(Model(network.eval(), transforms, data, sequence, about["training"]))
+    return made[0] if folds is None else Ensemble(made, folds, meta["training"])
+
+
+def _transforms(given: dict[str, Any], meta: Mapping[str, Any], path: Path) -> FittedTransforms:
     try:
-        transforms = FittedTransforms.from_dict(meta["transforms"])
+        transforms = FittedTransforms.from_dict(given)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: the header cannot be used: {error}") from None
     if transforms.names != tuple(meta["variables"]) or transforms.outputs != tuple(
         meta.get("inputs", meta["variables"])
     ):
         raise ModelFileError(f"{path}: 'variables' and 'transforms' in the header disagree")
-    weights = {name: torch.from_numpy(weight) for name, weight in file.weights.items()}
-    dtype = next(iter(weights.values())).dtype
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn for nothing; leave no trace of it
-        network = Network(config, len(transforms.outputs), len(meta["classes"]), dtype=dtype)
-    network.load_state_dict(network.state_dict() | weights)
-    return Model(
-        network=network.eval(),
-        transforms=transforms,
-        data=data,
-        sequence=sequence,
-        training=meta["training"],
-    )
+    return transforms

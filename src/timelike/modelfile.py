@@ -10,7 +10,10 @@ NumPy and safetensors are enough to read it; nothing in it can run code. The hea
 - ``inputs``: what the network reads of that, where it is not the same;
 - ``classes``, ``signal``: names of the scores;
 - ``data``, ``sequence``: how events are read, as in a config;
-- ``training``: the record of the training.
+- ``training``: the record of the training;
+- ``ensemble``, where the file holds the networks of a cross validation: ``folds`` (``number``, and the
+  expression ``by``), and ``members``, of each its ``transforms`` and ``training``. Tensors of member k have
+  ``fold.{k}.`` before their names; ``transforms`` above is then empty, and all else is common to them.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from timelike.files import replacing
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "expected_shapes", "read_model_file", "write_model_file"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; a file of one network is still written as 1
 
 _KEY = "timelike"
 _MEANING: dict[str, type] = {  # key of the header -> what stands there
@@ -125,7 +128,8 @@ def write_model_file(
     """
     from safetensors.numpy import save
 
-    header = {"format_version": FORMAT_VERSION, "timelike_version": __version__, **meta}
+    version = FORMAT_VERSION if "ensemble" in meta else 1
+    header = {"format_version": version, "timelike_version": __version__, **meta}
     text = json.dumps(header, ensure_ascii=False, allow_nan=False)
     # safetensors stores memory as it lies, whatever the strides say
     content = save({k: np.ascontiguousarray(v) for k, v in weights.items()}, metadata={_KEY: text})
@@ -212,13 +216,30 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             raise ModelFileError(f"{path}: {key!r} in the header is no list of names")
     if meta["signal"] not in meta["classes"]:
         raise ModelFileError(f"{path}: signal {meta['signal']!r} in the header is not among the classes")
+    if "ensemble" in meta:
+        _check_ensemble(meta["ensemble"], path)
     return dict(meta)
+
+
+def _check_ensemble(given: Any, path: Path) -> None:
+    """Refuse an ensemble whose members cannot be told."""
+    folds = given.get("folds") if isinstance(given, dict) else None
+    members = given.get("members") if isinstance(given, dict) else None
+    if not isinstance(folds, dict) or not isinstance(members, list) or len(members) != folds.get("number"):
+        raise ModelFileError(f"{path}: 'ensemble' in the header lacks its folds, or a member for each")
+    for k, member in enumerate(members):
+        for key in ("transforms", "training"):
+            if not isinstance(member, dict) or not isinstance(member.get(key), dict):
+                raise ModelFileError(f"{path}: member {k} of 'ensemble' in the header lacks {key!r}")
 
 
 def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any], path: Path) -> None:
     try:
         inputs = meta.get("inputs", meta["variables"])
         shapes = expected_shapes(meta["network"], len(inputs), len(meta["classes"]))
+        if "ensemble" in meta:
+            members = range(len(meta["ensemble"]["members"]))
+            shapes = {f"fold.{k}.{name}": shape for k in members for name, shape in shapes.items()}
     except ConfigError as error:
         raise ModelFileError(f"{path}: 'network' in the header: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from timelike import __version__, kernels
-from timelike.config import Config, load_config
+from timelike.config import Config, NetworkConfig, load_config
 from timelike.errors import ConfigError, DataError
 from timelike.evaluate import Predictions, evaluate
 from timelike.inspect.attribution_sections import attribution_sections
@@ -27,7 +27,7 @@ from timelike.report import write_report
 from timelike.sequences import Sequences
 from timelike.train import CONFIG, HISTORY, MODEL, read_splits
 
-__all__ = ["Evaluation", "evaluate_run", "load_run", "predictions_of"]
+__all__ = ["Evaluation", "evaluate_run", "load_run", "network_text", "predictions_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +145,20 @@ def predictions_of(model: Model, sequences: Sequences) -> Predictions:
     )
 
 
+def network_text(network: NetworkConfig) -> str:
+    """Say in a line what a network is made of.
+
+    Examples
+    --------
+    >>> network_text(NetworkConfig())
+    'lstm 32, pooling last, dense 32 relu'
+    """
+    layers = ", ".join(layer.summary for layer in network.recurrent) or "no recurrent layer"
+    of_head = zip(network.head.units, network.head.activations, strict=True)
+    head = ", ".join(f"dense {units} {activation}" for units, activation in of_head)
+    return ", ".join(part for part in (layers, f"pooling {network.pooling}", head) if part)
+
+
 def _history(path: Path) -> list[dict[str, float]]:
     try:
         history: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
@@ -166,11 +180,8 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> dict[str, str | int | float]:
     record = model.training
-    layers = ", ".join(layer.summary for layer in config.network.recurrent) or "no recurrent layer"
-    of_head = zip(config.network.head.units, config.network.head.activations, strict=True)
-    head = ", ".join(f"dense {units} {activation}" for units, activation in of_head)
     return {
-        "network": ", ".join(part for part in (layers, f"pooling {config.network.pooling}", head) if part),
+        "network": network_text(config.network),
         "n_parameters": model.n_parameters,
         **{f"n_{name}": len(part) for name, part in splits.items()},
         "steps": sum(part.n_rows for part in splits.values()),

@@ -53,6 +53,7 @@ __all__ = [
     "MODEL",
     "TrainingInterrupted",
     "TrainingResult",
+    "read_events",
     "read_splits",
     "record_of",
     "rehearse",
@@ -86,7 +87,12 @@ class TrainingResult:
 
 
 def train(
-    config: Config | str | Path, *, progress: Progress | None = None, resume: bool = False
+    config: Config | str | Path,
+    *,
+    progress: Progress | None = None,
+    resume: bool = False,
+    events: Sequences | None = None,
+    on_epoch: Callable[[tuple[Epoch, ...]], None] = lambda history: None,
 ) -> TrainingResult:
     """Train the network of a config and write the run's folder.
 
@@ -101,6 +107,10 @@ def train(
         Where to show how it goes; see `timelike.progress`. Nothing is shown when not given.
     resume : bool
         Go on from the run's last checkpoint; from the beginning where there is none.
+    events : Sequences, optional
+        The events of the config, where they have been read already.
+    on_epoch : callable
+        Called after each epoch with the history so far, when its files are written.
 
     Returns
     -------
@@ -122,21 +132,28 @@ def train(
     config = config if isinstance(config, Config) else load_config(config)
     progress = Silent() if progress is None else progress
     with ranks() as found:
-        return _train(config, progress, resume, found)
+        return _train(config, progress, resume, events, on_epoch, found)
 
 
-def _train(config: Config, progress: Progress, resume: bool, ranks: Ranks | None) -> TrainingResult:
+def _train(
+    config: Config,
+    progress: Progress,
+    resume: bool,
+    events: Sequences | None,
+    on_epoch: Callable[[tuple[Epoch, ...]], None],
+    ranks: Ranks | None,
+) -> TrainingResult:
     first = ranks is None or ranks.rank == 0
     progress = progress if first else Silent()
     if ranks and config.network.head.batch_norm:
         raise ConfigError("network.head.batch_norm: of several ranks each would take its own mean")
     folder = config.run_folder
     _check_writable(folder)
-    prepared = _prepared(config)
+    prepared = _prepared(config, events)
     with settings(config.training):
         names = config.data.class_names
         network = _network(config, len(prepared.transforms.outputs))
-        run = _Run(folder, config, network, prepared, first=first)
+        run = _Run(folder, config, network, prepared, on_epoch, first=first)
         progress.say(prepared.about(names))
         for skipped in prepared.skipped:
             progress.say(f"skipped: {skipped.error}")
@@ -236,12 +253,14 @@ def _about_events(splits: dict[str, Sequences], names: tuple[str, ...] | None) -
     return lines
 
 
-def read_splits(config: Config) -> dict[str, Sequences]:
+def read_splits(config: Config, events: Sequences | None = None) -> dict[str, Sequences]:
     """Read the events of a config and share them out.
 
     Parameters
     ----------
     config : Config
+    events : Sequences, optional
+        The events, where they have been read already.
 
     Returns
     -------
@@ -255,10 +274,14 @@ def read_splits(config: Config) -> dict[str, Sequences]:
     """
     if config.data.stream is not None:
         return read_parts(config)
-    dtype = config.training.dtype
-    sequences = data.read(config.data, config.sequence, base=config.base, dtype=dtype)
-    indices = split(sequences, config.split, class_names=config.data.class_names)
-    return {name: sequences[index] for name, index in indices.items()}
+    events = read_events(config) if events is None else events
+    indices = split(events, config.split, class_names=config.data.class_names)
+    return {name: events[index] for name, index in indices.items()}
+
+
+def read_events(config: Config) -> Sequences:
+    """Read the events of a config; raises `DataError` if the files do not hold what it says."""
+    return data.read(config.data, config.sequence, base=config.base, dtype=config.training.dtype)
 
 
 def _reweighted(splits: dict[str, Sequences], config: Config) -> dict[str, Sequences]:
@@ -286,10 +309,10 @@ def _in_memory(splits: dict[str, Sequences], config: Config) -> Prepared:
     )
 
 
-def _prepared(config: Config) -> Prepared:
+def _prepared(config: Config, events: Sequences | None) -> Prepared:
     if config.data.stream is not None:
         return prepare(config)
-    return _in_memory(_reweighted(read_splits(config), config), config)
+    return _in_memory(_reweighted(read_splits(config, events), config), config)
 
 
 class _Run:
@@ -301,11 +324,13 @@ class _Run:
         config: Config,
         network: Network,
         prepared: Prepared,
+        on_epoch: Callable[[tuple[Epoch, ...]], None],
         *,
         first: bool = True,
     ) -> None:
         self.folder, self.config, self.network, self.prepared = folder, config, network, prepared
         self.best: Epoch | None = None
+        self._on_epoch = on_epoch
         asked = config.training.inspect
         self.log = RunLog(folder, network, asked) if asked and first else None
         self._batches = 0  # since the last checkpoint
@@ -342,6 +367,7 @@ class _Run:
             self.log.epoch(asdict(history[-1]))
         if self.prepared.skipped:
             progress.say(self.prepared.left_out())
+        self._on_epoch(history)
 
     def snapshot(self, state: Callable[[], Snapshot], within: bool) -> None:
         """Write a checkpoint after an epoch, and within one after so many batches."""
@@ -444,7 +470,7 @@ def record_of(
 
 def _without(config: Config) -> dict[str, Any]:
     """Give what of a config the weights depend on."""
-    values = config.model_dump(mode="json", exclude={"output", "evaluation"})
+    values = config.model_dump(mode="json", exclude={"output", "evaluation", "scan"})
     for key in ("threads", "inspect", "checkpoint_every"):
         del values["training"][key]
     for key in ("read_ahead", "on_error") if values["data"]["stream"] else ():

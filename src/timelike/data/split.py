@@ -4,6 +4,7 @@
 - `by: alternate`, `by: block` -- so many events of each class for training and for test, taken in turn or one
   lot after the other, in the order of the files; with counts, `by: random` draws them.
 - `by: event_number` -- an event's number modulo some k decides: it stays in its part whatever else is read.
+- `by: folds` -- one fold of a cross validation for test: see `timelike.data.folds`.
 
 Events that are streamed (`data.stream`) are never all there to be shuffled. There `by: random` decides for
 each event by itself, by a hash of the seed, the name of its file and its entry (`part_numbers`): the parts
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from timelike.data.folds import split_by_folds
 from timelike.errors import DataError
 from timelike.sequences import Sequences
 
@@ -62,6 +64,8 @@ def split(
     >>> {part: list(map(int, which)) for part, which in split(s, SplitConfig(by="event_number")).items()}
     {'train': [0, 1, 2, 3, 4, 5, 6], 'validation': [7], 'test': [8, 9]}
     """
+    if config.folds is not None:
+        return split_by_folds(sequences, config.folds, seed=config.seed, class_names=class_names)
     if config.by == "event_number":
         parts = _by_event_number(sequences, config)
     elif config.counts is not None or config.by != "random":

@@ -139,7 +139,8 @@ def render_page(**content: Any) -> str:
     **content
         What the template asks for: ``title``, ``headline``, ``sections``, ``drawings`` and the like; see
         ``templates/report.html``. Drawings, the figures' elements by name, are the only text that is put in
-        as it is.
+        as it is. With ``definitions``, as it is if nothing is said, the figures of merit are explained;
+        ``numbers`` is the file that has all of them.
 
     Returns
     -------
@@ -156,5 +157,6 @@ def render_page(**content: Any) -> str:
     )
     markup = require("markupsafe", "train").Markup
     content["drawings"] = {name: markup(drawing) for name, drawing in content["drawings"].items()}
+    content = {"definitions": True, "numbers": "metrics.json", **content}
     page: str = environment.get_template("report.html").render(**content)
     return page

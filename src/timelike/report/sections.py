@@ -54,6 +54,7 @@ class Run:
     history: Sequence[Mapping[str, Any]]
     config_text: str
     summary: Mapping[str, Any]
+    commands: tuple[str, ...] = ()  # that make it again, where these are not those of a training
 
     @property
     def split(self) -> str:
@@ -466,7 +467,8 @@ def reproduction(run: Run) -> Section:
         "The config below holds every setting and seed; training it again with the same version, data and "
         "instruction set gives the same network.",
         facts=tuple(facts),
-        commands=(
+        commands=run.commands
+        or (
             f"timelike train {quote(run.name + '/config.yaml')} --output {quote(again)}",
             f"timelike evaluate {quote(again)}",
         ),

@@ -34,6 +34,7 @@ def write_report(
     config_text: str = "",
     summary: Mapping[str, Any] | None = None,
     more: Sequence[Section] = (),
+    commands: Sequence[str] = (),
 ) -> Path:
     """Write numbers, figures and the page that shows them into a run's folder.
 
@@ -62,6 +63,8 @@ def write_report(
         ``n_parameters``, ``n_train``, ``seconds``, ``best_epoch``.
     more : sequence of Section
         Sections of the caller's own; they stand before the last, which says how to make the run again.
+    commands : sequence of str
+        The commands that do that, where they are not those of a training.
 
     Returns
     -------
@@ -85,6 +88,7 @@ def write_report(
         history=history,
         config_text=config_text,
         summary=dict(summary or {}),
+        commands=tuple(commands),
     )
     own = [section for make in SECTIONS if (section := make(run)) is not None]
     sections = [*own[:-1], *more, *own[-1:]]
