@@ -48,19 +48,6 @@ Examples:
 app.add_typer(tmvacommands.app)
 
 
-def _changes(given: list[str]) -> dict[str, Any]:
-    """Read ``key=value`` of --set, the value as it would stand in the config."""
-    from timelike.yamlfile import parse_yaml
-
-    found: dict[str, Any] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: KEY=VALUE is needed, like training.epochs=3")
-        found[key.strip()] = parse_yaml(value, f"--set {text}")
-    return found
-
-
 def run(argv: list[str]) -> int:
     """Run a command line and give its exit code; errors are raised.
 
@@ -157,6 +144,7 @@ def train(
 ) -> None:
     """Train the network of a config: model, history and config go to the run's folder."""
     from timelike.config import load_config
+    from timelike.yamlfile import assignments
 
     given = {
         "output": None if output is None else str(output.absolute()),
@@ -164,7 +152,7 @@ def train(
         "training.seed": seed,
         "training.threads": threads,
     }
-    overrides = {key: value for key, value in given.items() if value is not None} | _changes(changes or [])
+    overrides = {key: value for key, value in given.items() if value is not None} | assignments(changes or [])
     checked = load_config(config, overrides=overrides)
 
     from timelike import progress

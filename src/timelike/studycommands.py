@@ -17,6 +17,7 @@ typer = require("typer", "train")
 __all__ = ["crossval", "register", "scan", "submit"]
 
 _CONFIG = typer.Argument(metavar="CONFIG", help="The YAML file that describes the run.")
+_SET = typer.Option("--set", metavar="KEY=VALUE", help="Instead of any key of the config.")
 _RESUME = typer.Option("--resume", help="Go on where it was interrupted.")
 
 
@@ -76,6 +77,7 @@ def crossval(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="The folder. [the config's output + -crossval]"),
     ] = None,
+    changes: Annotated[list[str] | None, _SET] = None,
     resume: Annotated[bool, _RESUME] = False,
     fold: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Train this fold only, as one job of many.")
@@ -89,14 +91,15 @@ def crossval(
     from timelike.crossval import cross_validate, join_folds, train_fold
     from timelike.train import TrainingInterrupted
 
+    given = _with(config, changes)
     how: dict[str, Any] = {"folds": folds, "by": by, "folder": output, "progress": progress.on()}
     try:
         if fold is not None:
-            result = train_fold(config, fold, resume=resume, **how)
+            result = train_fold(given, fold, resume=resume, **how)
             typer.echo(f"fold {fold}: {shown(result.folder)}")
             typer.echo("next: timelike crossval --join, when all folds are trained")
             return
-        done = join_folds(config, **how) if join else cross_validate(config, resume=resume, **how)
+        done = join_folds(given, **how) if join else cross_validate(given, resume=resume, **how)
     except TrainingInterrupted as interrupt:
         raise _interrupted(interrupt) from None
     many = "auc_macro" in done.metrics["over_folds"]
@@ -131,6 +134,7 @@ def scan(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="The folder. [the config's output + -scan]"),
     ] = None,
+    changes: Annotated[list[str] | None, _SET] = None,
     resume: Annotated[bool, _RESUME] = False,
     job: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="This is job N of several that share the scan.")
@@ -145,13 +149,14 @@ def scan(
     from timelike.scan import scan as run_scan
     from timelike.train import TrainingInterrupted
 
+    given = _with(config, changes)
     how: dict[str, Any] = {"space": space, "folder": output, "metric": metric, "pruner": pruner}
     try:
         if join:
-            found = join_scan(config, **how)
+            found = join_scan(given, **how)
         else:
             how |= {"trials": trials, "minutes": minutes, "job": job, "resume": resume}
-            found = run_scan(config, progress=progress.on(), **how)
+            found = run_scan(given, progress=progress.on(), **how)
     except TrainingInterrupted as interrupt:
         raise _interrupted(interrupt) from None
     states = [trial["state"] for trial in found.results["trials"]]
@@ -230,6 +235,14 @@ def _checked_jobs(context: Any, work: str, config: Path, words: list[str], jobs:
         assert folds is not None
         return folds.number
     return jobs
+
+
+def _with(config: Path, changes: list[str] | None) -> Any:
+    """Read a config with what --set changes in it."""
+    from timelike.config import load_config
+    from timelike.yamlfile import assignments
+
+    return load_config(config, overrides=assignments(changes or []))
 
 
 def _interrupted(interrupt: BaseException) -> Exception:

@@ -14,7 +14,7 @@ from typing import Any
 
 from timelike.errors import ConfigError, require
 
-__all__ = ["YamlDocument", "parse_yaml", "read_yaml", "write_yaml"]
+__all__ = ["YamlDocument", "assignments", "parse_yaml", "read_yaml", "write_yaml"]
 
 # At most as many digits as a double has before its point: of some thousands, Python raises.
 _INT = re.compile(r"[-+]?[0-9]{1,308}|0o[0-7]{1,340}|0x[0-9a-fA-F]{1,255}")
@@ -112,6 +112,23 @@ def parse_yaml(text: str, name: str) -> Any:
         reason = _one_line(str(getattr(error, "problem", None) or error))
         raise ConfigError(f"{name}: not valid YAML: {reason}") from None
     return None if node is None else _construct(node, (), name, {}, frozenset())
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read the ``key=value`` of options --set, each value as it would stand in a config.
+
+    Raises
+    ------
+    ConfigError
+        If one is no such thing.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: KEY=VALUE is needed, like training.epochs=3")
+        found[key.strip()] = parse_yaml(value, f"--set {text}")
+    return found
 
 
 def write_yaml(values: Mapping[str, Any]) -> str:
