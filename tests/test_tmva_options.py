@@ -395,3 +395,9 @@ def test_numbers_are_read_as_they_were_written(rate, batch, epochs, momentum, se
 def test_a_layout_keeps_the_column_of_each_layer():
     layers = parse_layout(Piece("LSTM|2|3|4|0|0,DENSE|5|TANH,LINEAR", 100, "Layout"))
     assert [layer.piece.start for layer in layers] == [100, 115, 128]
+
+
+def test_a_class_whose_name_has_a_line_break_is_told_of_in_one_line():
+    with pytest.raises(ConfigError, match=r"^nTrain_a\\nb, column 12: 'x': a number of events is") as caught:
+        parse_split("nTrain_a\nb=x")
+    assert "\n" not in str(caught.value)

@@ -106,7 +106,8 @@ class Piece:
     def error(self, message: str) -> ConfigError:
         """Make an error that says where the piece is and what it reads."""
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        return ConfigError(f"{self.key}, column {self.start + 1}: {shown!r}: {message}")
+        key = repr(self.key)[1:-1]  # one line, whatever stands in it
+        return ConfigError(f"{key}, column {self.start + 1}: {shown!r}: {message}")
 
     def whole(self, name: str, *, least: int = 0, most: int = LARGEST_SIZE) -> int:
         """Read a whole number within bounds."""
