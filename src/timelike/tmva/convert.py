@@ -77,6 +77,7 @@ def convert(
       recurrent:
       - cell: lstm
         units: 10
+        inner_bias: false
       pooling: flatten
       steps: 10
       head:
