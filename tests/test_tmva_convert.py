@@ -358,7 +358,7 @@ def test_every_split_mode_has_its_counterpart(config_of, mode, by):
 def test_classes_are_found_in_any_case_and_others_are_refused(config_of):
     data = {"files": "x.root", "steps": "v*", "classes": {"bkg": {}, "Sig": {}}}
     assert config_of(LSTM, "nTrain_SIG=5", data=data).split.counts.train == {"Sig": 5}
-    with pytest.raises(ConfigError, match="nTrain_Signal: no such class"):
+    with pytest.raises(ConfigError, match="'nTrain_Signal': no such class"):
         convert(LSTM, "nTrain_Signal=5", data=data)
 
 

@@ -397,7 +397,14 @@ def test_a_layout_keeps_the_column_of_each_layer():
     assert [layer.piece.start for layer in layers] == [100, 115, 128]
 
 
-def test_a_class_whose_name_has_a_line_break_is_told_of_in_one_line():
-    with pytest.raises(ConfigError, match=r"^nTrain_a\\nb, column 12: 'x': a number of events is") as caught:
-        parse_split("nTrain_a\nb=x")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("nTrain_a\nb=x", r"^nTrain_a\\nb, column 12: 'x': a number of events is"),
+        ("V:nTest_a\nb", r"^options, column 3: 'nTest_a\\nb': no value; nTest_a\\nb=... is possible"),
+    ],
+)
+def test_a_class_whose_name_has_a_line_break_is_told_of_in_one_line(options, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        parse_split(options)
     assert "\n" not in str(caught.value)

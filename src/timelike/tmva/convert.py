@@ -190,7 +190,7 @@ def _put_split(config: Annotated, options: Options, split: Split, classes: Seque
     def of(given: Mapping[str, Any], option: str) -> dict[str, Any]:
         for name in given:
             if name.lower() not in by_lower:
-                raise ConfigError(f"{option}{name}: no such class; {nearest(name, classes)}")
+                raise ConfigError(f"{(option + name)!r}: no such class; {nearest(name, classes)}")
         return {by_lower[name.lower()]: number for name, number in given.items()}
 
     train, test = of(split.train, "nTrain_"), of(split.test, "nTest_")

@@ -106,8 +106,9 @@ class Piece:
     def error(self, message: str) -> ConfigError:
         """Make an error that says where the piece is and what it reads."""
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        key = repr(self.key)[1:-1]  # one line, whatever stands in it
-        return ConfigError(f"{key}, column {self.start + 1}: {shown!r}: {message}")
+        text = f"{self.key}, column {self.start + 1}: {shown!r}: {message}"
+        # Names of classes may hold anything: the error stays on one line.
+        return ConfigError("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
     def whole(self, name: str, *, least: int = 0, most: int = LARGEST_SIZE) -> int:
         """Read a whole number within bounds."""
