@@ -66,6 +66,9 @@ class Batches(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Draw the next order from a state that `random_state` gave."""
 
+    def close(self) -> None:
+        """Take note that no more batches are needed."""
+
 
 class Labelled(Protocol):
     """Events of which the labels or targets and the weights are known."""
@@ -276,6 +279,9 @@ class ShuffledBatches:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Draw the next order from a state that `random_state` gave."""
         self._random.bit_generator.state = state
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to let go."""
 
     def _gathered(self, order: npt.NDArray[np.int64], cuts: npt.NDArray[np.int64]) -> Iterator[Batch]:
         """Gather the rows of a run of batches, then cut them."""

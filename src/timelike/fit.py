@@ -169,6 +169,7 @@ def fit(
                 if on_snapshot:
                     on_snapshot(state.snapshot, False)
         finally:
+            state.batches.close()
             progress.stop()
         if state.index + 1 == len(config.phases):
             break

@@ -122,6 +122,7 @@ class StreamBatches:
         self._cuts = np.linspace(0, n, -(-n // batch_size) + 1).astype(np.int64)
         self._at, self._next = 0, 0  # numbers of this epoch and the next
         self._blocks: Ahead[Sequences] | None = None
+        self._within = False  # an epoch, so that the next block is not that of the next one
 
     def __len__(self) -> int:
         return len(self._cuts) - 1
@@ -133,17 +134,13 @@ class StreamBatches:
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """Give the batches of the next epoch but the first so many, which are drawn for nothing."""
-        blocks, self._blocks = self._blocks, None  # given back if the epoch comes to its end
-        if blocks is None or done:
-            skip = int(self._cuts[done])
-            blocks = Ahead(self._drawn(self._next, skip), self._training.reader.stream.read_ahead)
-        self._at, self._next = self._next, self._next + 1
-        try:
-            yield from self._cut(blocks, np.diff(self._cuts[done:]))
-        except BaseException:
-            blocks.close()
-            raise
-        self._blocks = blocks
+        if self._blocks is None or self._within or done:
+            self.close()
+            drawn = _drawn(self._training, self._seed, range(self._next, self._epochs), int(self._cuts[done]))
+            self._blocks = Ahead(drawn, self._training.reader.stream.read_ahead)
+        self._at, self._next, self._within = self._next, self._next + 1, True
+        yield from self._cut(self._blocks, np.diff(self._cuts[done:]))
+        self._within = False
 
     def random_state(self, *, within: bool) -> Mapping[str, Any]:
         """Give the number of this epoch, or of the next."""
@@ -151,7 +148,14 @@ class StreamBatches:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with an epoch whose number `random_state` gave."""
-        self._next, self._blocks = int(state["epoch"]), None
+        self.close()
+        self._next = int(state["epoch"])
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._blocks is not None:
+            self._blocks.close()
+        self._blocks = None
 
     def _cut(self, blocks: Iterator[Sequences], sizes: npt.NDArray[np.int64]) -> Iterator[Batch]:
         """Cut blocks into batches.
@@ -177,31 +181,35 @@ class StreamBatches:
             )
             yield Batch(Ragged(rows, offsets), labels, weights.to(self._dtype))
 
-    def _drawn(self, first: int, skip: int) -> Iterator[Sequences]:
-        """Draw the events of the epochs from one on, in blocks, without the first so many."""
-        size, block = self._training.reader.stream.buffer, self._training.reader.size
-        coming = _Coming(self, first)
-        for number in range(first, self._epochs):
-            buffer, source = coming.buffer, coming
-            coming = _Coming(self, number + 1)
-            while (excess := source.more(buffer, size)) or len(buffer):
-                drawn = buffer.draw(excess or min(block, len(buffer)))
-                if not excess and number + 1 < self._epochs:
-                    coming.fill(size - len(buffer))
-                if skip < len(drawn):
-                    yield drawn[skip:] if skip else drawn
-                skip = max(0, skip - len(drawn))
+
+def _drawn(training: Training, seed: int, epochs: range, skip: int) -> Iterator[Sequences]:
+    """Draw the events of epochs, in blocks, without the first so many.
+
+    A function, not a method: nothing that holds the iterator may be held by it, or files are closed late.
+    """
+    size, block = training.reader.stream.buffer, training.reader.size
+    coming = _Coming(training, seed, epochs.start)
+    for number in epochs:
+        buffer, source = coming.buffer, coming
+        coming = _Coming(training, seed, number + 1)
+        while (excess := source.more(buffer, size)) or len(buffer):
+            drawn = buffer.draw(excess or min(block, len(buffer)))
+            if not excess and number + 1 < epochs.stop:
+                coming.fill(size - len(buffer))
+            if skip < len(drawn):
+                yield drawn[skip:] if skip else drawn
+            skip = max(0, skip - len(drawn))
 
 
 class _Coming:
     """The events of an epoch on their way into its buffer."""
 
-    def __init__(self, batches: StreamBatches, number: int) -> None:
-        self._training = batches._training
-        seeds = np.random.SeedSequence([batches._seed, number]).spawn(2)
-        order, draws = (np.random.default_rng(seed) for seed in seeds)
+    def __init__(self, training: Training, seed: int, number: int) -> None:
+        self._training = training
+        seeds = np.random.SeedSequence([seed, number]).spawn(2)
+        order, draws = (np.random.default_rng(of) for of in seeds)
         self.buffer = ShuffleBuffer(draws)
-        self._order = self._training.order(order)
+        self._order = training.order(order)
         self._left = deque(chunk.counts[0] for chunk in self._order)
         self._events: Iterator[Sequences] | None = None
 
