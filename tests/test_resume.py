@@ -186,6 +186,22 @@ def test_what_the_weights_do_not_depend_on_may_change(
     same(result, train(load_config(toy_config, overrides={"output": "other"})))
 
 
+def test_keys_that_there_were_not_yet_have_their_defaults(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = interrupted(toy_config, monkeypatch) / CHECKPOINT
+    snapshot, about = read_snapshot(path)
+    for section, key in (("data", "targets"), ("training", "flatten"), ("network", "initialiser")):
+        del about["config"][section][key]
+    write_snapshot(snapshot, path, about)
+    same(train(toy_config, resume=True), train(load_config(toy_config, overrides={"output": "other"})))
+    _, about = read_snapshot(path)  # with all keys again
+    about["config"]["training"]["what_is_that"] = 3
+    write_snapshot(snapshot, path, about)
+    with pytest.raises(ConfigError, match=r"of another config, training\.what_is_that: 3 before, null now"):
+        train(toy_config, resume=True)
+
+
 def test_other_events_are_refused(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(toy_config, monkeypatch)
     (toy_config.parent / "toy.root").unlink()

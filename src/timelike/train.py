@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from timelike import data, kernels
 from timelike.checkpoint import Snapshot, fingerprint, read_snapshot, write_snapshot
@@ -393,8 +394,9 @@ class _Run:
             progress.say(f"no checkpoint in {self.folder}: the training begins anew")
             return None
         found, about = read_snapshot(path)
-        if about.get("config") != self.about["config"]:
-            key = _first_difference(about.get("config"), self.about["config"])
+        before = _completed(about.get("config"))
+        if before != self.about["config"]:
+            key = _first_difference(before, self.about["config"])
             raise ConfigError(f"{path}: of another config, {key}; train anew, without --resume")
         if about.get("data") != self.about["data"]:
             raise DataError(f"{path}: of other events than the files now hold; train anew, without --resume")
@@ -477,6 +479,14 @@ def _without(config: Config) -> dict[str, Any]:
         del values["data"]["stream"][key]
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
+
+
+def _completed(before: Any) -> Any:
+    """Give a config as `_without` gave it, with the defaults of keys that there were not yet."""
+    try:
+        return _without(Config.model_validate_json(json.dumps(before)))
+    except ValidationError:
+        return before
 
 
 def _first_difference(before: Any, now: Any, path: str = "") -> str:
