@@ -150,6 +150,8 @@ def _train(
         raise ConfigError("network.head.batch_norm: of several ranks each would take its own mean")
     folder = config.run_folder
     _check_writable(folder)
+    if config.data.stream is not None:
+        progress.say("data: a first pass over the files")
     prepared = _prepared(config, events)
     with settings(config.training):
         names = config.data.class_names
