@@ -8,7 +8,8 @@ from torch import nn
 
 from timelike.config import DataConfig, NetworkConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms
-from timelike.model import Model, Network
+from timelike.model import Model
+from timelike.network import Network
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
 

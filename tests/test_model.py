@@ -12,12 +12,13 @@ import torch
 from safetensors.numpy import load, save
 
 import timelike
-from timelike import model as model_module
+from timelike import network as network_module
 from timelike.config import DataConfig, NetworkConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms
 from timelike.errors import ConfigError, DataError, ModelFileError
-from timelike.model import Model, Network, load_model, logits, pool, predict, ragged, save_model
+from timelike.model import Model, load_model, predict, save_model
 from timelike.modelfile import expected_shapes
+from timelike.network import Network, logits, pool, ragged
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
 
@@ -134,7 +135,7 @@ def test_a_sequence_without_steps_is_the_head_of_zeros(config: NetworkConfig) ->
 def test_scores_do_not_depend_on_how_they_are_batched(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     net, batch = network(NETWORKS["deep"]), sequences()
     whole = logits(net, batch)
-    monkeypatch.setattr(model_module, "_ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(network_module, "_ROWS_AT_ONCE", rows)
     torch.testing.assert_close(logits(net, batch), whole, rtol=1e-13, atol=1e-15)
 
 

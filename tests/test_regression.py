@@ -18,7 +18,8 @@ from timelike.errors import ConfigError, DataError
 from timelike.fit import FitResult, fit
 from timelike.inspect import inspect_events
 from timelike.losses import huber, squared_error
-from timelike.model import Network, load_model, logits, predict, ragged
+from timelike.model import load_model, predict
+from timelike.network import Network, logits, ragged
 from timelike.progress import epoch_line
 from timelike.runs import evaluate_run
 from timelike.train import read_splits, train

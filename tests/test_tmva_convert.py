@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from timelike.config import load_config
 from timelike.errors import ConfigError
-from timelike.model import Network
+from timelike.network import Network
 from timelike.nn import Ragged
 from timelike.tmva import convert, parse
 from timelike.tmva.annotated import Annotated, comment

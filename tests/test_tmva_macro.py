@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from timelike.config import load_config
 from timelike.data import read
 from timelike.errors import ConfigError
-from timelike.model import Network, logits
+from timelike.network import Network, logits
 from timelike.tmva import convert_macro
 from timelike.tmva.cuts import translated
 

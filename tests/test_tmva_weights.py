@@ -18,7 +18,8 @@ from tests.tmva_files import FLAT, array_variables, dense, file_text, norm, prob
 from timelike.config import DataConfig, NetworkConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms, Step
 from timelike.errors import ConfigError, ModelFileError
-from timelike.model import Model, Network, load_model, predict, save_model
+from timelike.model import Model, load_model, predict, save_model
+from timelike.network import Network
 from timelike.sequences import Sequences
 from timelike.tmva import read_weights, write_weights
 

@@ -22,7 +22,8 @@ from timelike.config import Config, NetworkConfig, TrainingConfig, load_config
 from timelike.errors import ConfigError, DataError
 from timelike.fit import TrainingError, fit, train_step
 from timelike.losses import cross_entropy
-from timelike.model import Network, load_model, logits, predict
+from timelike.model import load_model, predict
+from timelike.network import Network, logits
 from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
 from timelike.progress import Silent

@@ -12,7 +12,7 @@ from bench.worker import Job
 from timelike import fit
 from timelike.batches import Batch, ShuffledBatches
 from timelike.config import AdamConfig, HeadConfig, LSTMConfig, NetworkConfig, TrainingConfig
-from timelike.model import Network
+from timelike.network import Network
 from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
 from timelike.progress import Silent

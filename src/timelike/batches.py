@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from timelike.errors import DataError
-from timelike.model import ragged
+from timelike.network import ragged
 from timelike.nn import Ragged
 from timelike.ragged import gather
 from timelike.sequences import Sequences

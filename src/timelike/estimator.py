@@ -27,7 +27,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted  # no
 
 from timelike.data.transforms import FittedTransforms  # noqa: E402
 from timelike.fit import FitResult, fit  # noqa: E402
-from timelike.model import Model, Network, logits  # noqa: E402
+from timelike.model import Model  # noqa: E402
+from timelike.network import Network, logits  # noqa: E402
 from timelike.progress import Silent, on  # noqa: E402
 from timelike.train import record_of, settings  # noqa: E402
 

@@ -26,7 +26,7 @@ from timelike.distributed import Ranks
 from timelike.errors import TimelikeError
 from timelike.inspect.watch import Watch
 from timelike.losses import check_regression, loss_of, penalty
-from timelike.model import Network, logits
+from timelike.network import Network, logits
 from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
 from timelike.progress import Progress, Silent

@@ -40,8 +40,9 @@ from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
 from timelike.fit import Epoch, fit, one_step
 from timelike.inspect.runlog import LOGS, RunLog
-from timelike.model import Model, Network, save_model
+from timelike.model import Model, save_model
 from timelike.modelfile import read_model_file
+from timelike.network import Network
 from timelike.progress import Progress, Silent
 from timelike.reweighting import Flattening
 from timelike.sequences import Sequences

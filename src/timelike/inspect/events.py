@@ -15,7 +15,8 @@ from timelike.data.sources import tree_of
 from timelike.errors import ConfigError, DataError, nearest
 from timelike.inspect.page import write_page
 from timelike.inspect.traces import trace
-from timelike.model import Model, load_model, logits
+from timelike.model import Model, load_model
+from timelike.network import logits
 from timelike.sequences import Sequences
 
 __all__ = ["Inspection", "choose_events", "inspect_events"]

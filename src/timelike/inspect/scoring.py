@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from timelike.errors import ConfigError, DataError, nearest
-from timelike.model import Model, cuts, evaluating
+from timelike.model import Model
+from timelike.network import cuts, evaluating
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
 

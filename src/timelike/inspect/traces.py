@@ -24,7 +24,8 @@ from timelike.errors import ConfigError, DataError, nearest, require
 from timelike.files import replacing
 from timelike.inspect.layertrace import LayerTrace
 from timelike.inspect.records import layers_of
-from timelike.model import Model, evaluating, ragged
+from timelike.model import Model
+from timelike.network import evaluating, ragged
 from timelike.recording import Record, recording
 from timelike.recurrent import Recurrent
 from timelike.sequences import Sequences

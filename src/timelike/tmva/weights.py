@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from timelike.config import DataConfig, NetworkConfig, SequenceConfig
 from timelike.data.transforms import FittedTransforms
 from timelike.errors import ConfigError, nearest
-from timelike.model import Model, Network
+from timelike.model import Model
+from timelike.network import Network
 from timelike.tmva.weightlayers import INITIALISERS, Stack, read_stack
 from timelike.tmva.xmltree import MAX_BYTES, Element, read_xml, short
 

@@ -77,7 +77,7 @@ def write_weights(
     >>> from pathlib import Path
     >>> from timelike.config import DataConfig, NetworkConfig
     >>> from timelike.data.transforms import FittedTransforms
-    >>> from timelike.model import Network
+    >>> from timelike.network import Network
     >>> from timelike.tmva import read_weights
     >>> data = DataConfig.model_validate_json(
     ...     '{"files": ["e.root"], "steps": ["a", "b"], "classes": {"Background": {}, "Signal": {}}}'

@@ -1,0 +1,44 @@
+"""What all sections of a config share: strict mappings, and the kinds of values in them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+__all__ = ["Fraction", "Section", "Seed", "Text", "Texts", "by_default", "listed"]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("given text with a null character, which no name or path can have")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(_without_nul)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch takes
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def listed(value: Any) -> Any:
+    """Take one text as a list of it."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"given {json.dumps(value)}; text or a list of texts is needed")
+    return tuple(value)  # strictly, a list is no tuple
+
+
+Texts = Annotated[tuple[Text, ...], BeforeValidator(listed)]  # one text or a list of them
+
+
+def by_default(default: str, *, key: str = "name") -> BeforeValidator:
+    """Choose an alternative where a mapping does not name one."""
+    return BeforeValidator(lambda value: {key: default, **value} if isinstance(value, dict) else value)
+
+
+class Section(BaseModel):
+    """A mapping of the config: typed strictly, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
