@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from timelike.config import RegularisationConfig, TrainingConfig
-from timelike.losses import LOSSES, loss_of, penalty
+from timelike.config import HeadConfig, RegularisationConfig, TrainingConfig
+from timelike.config.task import LOSSES_OF
+from timelike.losses import loss_of, penalty
 from timelike.nn import LSTM
 
 SCORES = [[0.3, -1.2, 2.0], [0.0, 0.5, -0.5]]
@@ -41,20 +42,20 @@ def given(scores: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor, torch.
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES_OF["classes"])
 def test_losses_by_hand(name: str) -> None:
     expected = sum(
         w * by_hand(name, s, label) for s, label, w in zip(SCORES, LABELS, WEIGHTS, strict=True)
     ) / len(SCORES)
-    got = loss_of(TrainingConfig(loss=name), sigmoid=False)(*given(SCORES))
+    got = loss_of(TrainingConfig(loss=name), HeadConfig())(*given(SCORES))
     assert math.isclose(got.item(), expected, rel_tol=1e-14)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES_OF["classes"])
 def test_of_one_score_for_two_classes_the_losses_are_of_its_sigmoid(name: str) -> None:
     scores, labels, weights = given([[0.0, 0.7], [0.0, -1.1]])
     labels = torch.tensor([1, 0])
-    got = loss_of(TrainingConfig(loss=name), sigmoid=True)(scores, labels, weights).item()
+    got = loss_of(TrainingConfig(loss=name), HeadConfig(output="sigmoid"))(scores, labels, weights).item()
     if name == "squared_error":
         expected = (1.5 * (0.7 - 1) ** 2 - 0.5 * 1.1**2) / 2
     elif name == "huber":
@@ -68,7 +69,9 @@ def test_of_one_score_for_two_classes_the_losses_are_of_its_sigmoid(name: str) -
 @pytest.mark.parametrize("one", [False, True])
 def test_scores_far_out_give_finite_losses_and_gradients(name: str, one: bool) -> None:
     far = torch.tensor([[0.0, -500.0], [0.0, 500.0]], requires_grad=True)  # both on the wrong side
-    loss = loss_of(TrainingConfig(loss=name), sigmoid=one)(far, torch.tensor([1, 0]), torch.ones(2))
+    loss = loss_of(TrainingConfig(loss=name), HeadConfig(output="sigmoid" if one else "softmax"))(
+        far, torch.tensor([1, 0]), torch.ones(2)
+    )
     # 500 for each event; the plain sum over two scores of which one is right
     assert loss.item() == pytest.approx(500.0 if name == "cross_entropy" or one else 250.0, abs=1.0)
     loss.backward()

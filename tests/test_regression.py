@@ -41,7 +41,7 @@ def training(**changes: Any) -> TrainingConfig:
 
 
 def network(outputs: int = 2, **changes: Any) -> Network:
-    values = {"recurrent": ({"units": 8},), "head": {"units": (8,)}} | changes
+    values = {"recurrent": ({"units": 8},), "head": {"units": (8,), "output": "linear"}} | changes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return Network(NetworkConfig.model_validate(values), 2, outputs)
@@ -192,11 +192,11 @@ def test_a_regression_goes_on_to_the_same_bits() -> None:
         (
             {"loss": "cross_entropy"},
             {},
-            "cross_entropy is for classes; .* squared_error, huber",
+            "cross_entropy does not fit network.head.output: linear; possible: squared_error, huber",
         ),
-        ({"early_stopping": {"metric": "auc"}}, {}, "auc is for classes; possible for targets: loss"),
-        ({"then": ({"early_stopping": {"metric": "auc"}},)}, {}, "auc is for classes"),
-        ({}, {"head": {"output": "sigmoid"}}, "sigmoid is for two classes; possible for targets: softmax"),
+        ({"early_stopping": {"metric": "auc"}}, {}, "metric: 'auc'; possible: loss, rmse, mae, r2"),
+        ({"then": ({"early_stopping": {"metric": "auc"}},)}, {}, "metric: 'auc'; possible: loss, rmse"),
+        ({}, {"head": {"output": "sigmoid"}}, "sigmoid is for classes; possible for targets: linear"),
     ],
 )
 def test_what_is_for_classes_is_refused(changes: Any, net: Any, message: str) -> None:
@@ -236,6 +236,7 @@ def toy(path: Path, data: dict[str, Any] | None = None, **training: Any) -> Conf
         del values["data"][key]
     values["data"] = {key: value for key, value in values["data"].items() if value not in (None, [], {})}
     values["data"] |= data or {"targets": {"steps": "num(part_pt)", "eta": "sum(part_eta) / 3"}}
+    del values["network"]["head"]["output"]
     values["training"] |= {"loss": "squared_error", "optimiser": {"learning_rate": 0.02}, **training}
     return Config.from_dict(values, base=path.parent)
 
@@ -245,7 +246,11 @@ def toy(path: Path, data: dict[str, Any] | None = None, **training: Any) -> Conf
     [
         ({"targets": {"a": "jet_pt"}, "labels": {"b": "x", "c": "y"}}, {}, "or for a regression 'targets'"),
         ({"targets": {"a": "jet_pt"}, "signal": "a"}, {}, "'signal' has no meaning with 'targets'"),
-        ({}, {"loss": "cross_entropy"}, "cross_entropy is for classes; with data.targets squared_error and"),
+        (
+            {},
+            {"loss": "cross_entropy"},
+            "cross_entropy does not fit data.targets; possible: squared_error, ",
+        ),
     ],
 )
 def test_configs_that_make_no_sense(toy_config: Path, data: Any, training: Any, message: str) -> None:

@@ -153,6 +153,7 @@ def test_the_model_of_a_regression_goes_there_too(toy_root: Path, toy_config: Pa
     read = {"files": str(toy_root), "treename": "jets", "variables": ["part_pt", "part_eta"]}
     values["data"] = read | {"targets": {"mass": "jet_pt - 550"}, "weights": "weight"}
     values |= {"split": SPLIT, "sequence": {}, "output": str(tmp_path / "run")}
+    del values["network"]["head"]["output"]
     values["training"] |= {"seed": 5, "loss": "huber", "epochs": 4}
     config = Config.from_dict(values)
     result = train(config)
@@ -178,6 +179,7 @@ def test_the_regressor_trains_as_the_command_does(toy_root: Path, toy_config: Pa
     read = {"files": str(toy_root), "treename": "jets", "variables": ["part_pt", "part_eta"]}
     values["data"] = read | {"targets": {"side": "2 * label - 1"}}
     values |= {"split": SPLIT, "sequence": {}, "output": str(tmp_path / "run")}
+    del values["network"]["head"]["output"]
     values["training"] |= {"seed": 5, "loss": "squared_error"}
     config = Config.from_dict(values)
     result = train(config)
@@ -257,12 +259,15 @@ def test_weights_of_a_regression() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"loss": "cross_entropy"}, "training.loss: cross_entropy is for classes"),
+        ({"loss": "cross_entropy"}, "training.loss: cross_entropy does not fit"),
         (
             {"config": {"training": {"early_stopping": {"metric": "auc"}}}, "patience": 3},
-            "auc is for classes",
+            "metric: 'auc'; possible: loss, rmse",
         ),
-        ({"config": {"network": {"head": {"output": "sigmoid"}}}}, "sigmoid is for two classes"),
+        (
+            {"config": {"network": {"head": {"output": "sigmoid"}}}},
+            "output: sigmoid does not fit the task; possible: linear",
+        ),
     ],
 )
 def test_what_is_for_classes_is_no_parameter_of_a_regressor(parameters: Any, message: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from timelike.progress import Silent
 from timelike.runs import evaluate_run
 from timelike.sequences import Sequences
 from timelike.train import TrainingInterrupted, read_splits, rehearse, train
+from timelike.validation import Judged
 from toys import toy_columns, write_root
 
 
@@ -219,9 +221,15 @@ def test_schedules() -> None:
     assert cosine == pytest.approx(expected, rel=1e-9)
 
 
+def judging(monkeypatch: pytest.MonkeyPatch, said: Iterable[tuple[float, float]]) -> None:
+    """Let the judge of a training say these losses and areas, whatever the weights."""
+    given = iter(said)
+    monkeypatch.setattr(fit_module.Judge, "__call__", lambda *_: Judged(*next(given), None))
+
+
 def test_the_plateau_schedule_waits_for_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.4, 0.5])
-    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (next(losses), 0.5))
+    judging(monkeypatch, ((loss, 0.5) for loss in losses))
     # at the end of an epoch; it falls for the next one, after two that were not better
     got = rates(epochs=8, schedule={"name": "plateau", "factor": 0.5, "patience": 2})
     assert got == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
@@ -235,7 +243,7 @@ def test_it_stops_early_and_keeps_the_best(
     monkeypatch: pytest.MonkeyPatch, metric: str, best: int, epochs: int
 ) -> None:
     judged = iter([(1.0, 0.5), (0.5, 0.6), (0.5, 0.5), (0.6, 0.9), (0.4, 0.8), (0.3, 0.7), (0.2, 0.6)])
-    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: next(judged))
+    judging(monkeypatch, judged)
     net = network()
     after: list[dict[str, torch.Tensor]] = []
     result = fitted(
@@ -252,7 +260,7 @@ def test_it_stops_early_and_keeps_the_best(
 
 
 def test_without_early_stopping_all_epochs_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (1.0, 0.5))
+    judging(monkeypatch, itertools.repeat((1.0, 0.5)))
     result = fitted(training(epochs=9, early_stopping=None))
     assert (result.best.epoch, len(result.history)) == (1, 9)
 
@@ -261,14 +269,14 @@ def test_the_metric_is_asked_every_so_many_epochs(monkeypatch: pytest.MonkeyPatc
     # The first epoch is the best until another is asked; 0.1, 0.3 and 0.2 fall between; after the sixth epoch
     # three have passed without a better one, but the question comes up after the ninth.
     judged = iter([1.0, 0.1, 0.5, 0.3, 0.2, 0.6, 0.4, 0.3, 0.7, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: (next(judged), 0.5))
+    judging(monkeypatch, ((loss, 0.5) for loss in judged))
     result = fitted(training(epochs=12, early_stopping={"patience": 4, "every": 3}))
     assert (result.best.epoch, len(result.history)) == (3, 9)
 
 
 def test_phases_follow_from_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     judged = iter([(1.0, 0.5), (0.5, 0.6), (0.7, 0.5), (0.8, 0.5), (0.4, 0.5), (0.6, 0.5)])
-    monkeypatch.setattr(fit_module._Judge, "__call__", lambda *_: next(judged))
+    judging(monkeypatch, judged)
     net, after = network(), []
     then = [
         {"epochs": 2, "optimiser": {"name": "sgd", "learning_rate": 1e-30}, "early_stopping": None},
@@ -478,7 +486,8 @@ def test_a_run_learns_and_is_written(toy_config: Path) -> None:
     history = json.loads((folder / "history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert set(history[0]) == {
-        "epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds"
+        "epoch", "train_loss", "validation_loss", "validation_auc", "learning_rate", "seconds",
+        "validation_metric"
     }  # fmt: skip
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     model = load_model(folder / "model.safetensors")
@@ -631,7 +640,9 @@ def test_a_rehearsal_shows_all_and_writes_nothing(toy_config: Path) -> None:
 def test_the_table_of_epochs_is_the_history(toy_config: Path) -> None:
     folder = train(toy_config).folder
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [
+            {key: float(text) if text else None for key, text in row.items()} for row in csv.DictReader(file)
+        ]
     assert rows == json.loads((folder / "history.json").read_text())
 
 

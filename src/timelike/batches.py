@@ -9,8 +9,9 @@ Sizes: `B` sequences, `N` rows, `C` classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,12 @@ from timelike.ragged import gather
 from timelike.sequences import Sequences
 
 __all__ = [
+    "Answers",
     "Batch",
     "Batches",
     "Labelled",
     "ShuffledBatches",
+    "answer_weights",
     "answers",
     "class_factors",
     "event_weights",
@@ -43,8 +46,8 @@ class Batch(NamedTuple):
     """Some sequences with what is needed for the loss."""
 
     rows: Ragged  # values [N, D], offsets [B+1]
-    labels: Tensor  # [B] int64; of a regression the targets, [B, K]
-    weights: Tensor  # [B]
+    labels: Tensor  # [B] int64; of a regression the targets, [B, K]; where each step has its own [N, ...]
+    weights: Tensor  # [B], or [N]
 
 
 class Batches(Protocol):
@@ -184,31 +187,102 @@ def class_factors(
     return n / len(class_names) / sums if balance else np.full(len(class_names), n / sums.sum())
 
 
-def answers(sequences: Labelled, dtype: torch.dtype, *, regression: bool) -> Tensor:
-    """Give what a network is to find of each sequence.
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a network is to find.
+
+    Attributes
+    ----------
+    values : Tensor
+        Labels [B] of int64, or targets [B, K]; of each step [N] or [N, K].
+    answered : array [N] of bool, or None
+        Steps that have an answer; for the others `values` are 0. None: all have one.
+    """
+
+    values: Tensor
+    answered: npt.NDArray[np.bool_] | None = None
+
+
+def answers(sequences: Labelled, dtype: torch.dtype, *, targets: bool, per_step: bool = False) -> Answers:
+    """Give what a network is to find of each sequence, or of each step.
 
     Parameters
     ----------
     sequences : Sequences
     dtype : torch.dtype
         Of targets.
-    regression : bool
-
-    Returns
-    -------
-    Tensor
-        Labels [B] of int64, or for a regression targets [B, K].
+    targets : bool
+        Whether these are asked for, and not labels.
+    per_step : bool
+        Whether those of steps are.
 
     Raises
     ------
     DataError
         If the sequences have none.
     """
-    given, what = (sequences.targets, "targets") if regression else (sequences.labels, "labels")
+    what = f"{'step_' if per_step else ''}{'targets' if targets else 'labels'}"
+    given = getattr(sequences, what, None)
     if given is None:
         raise DataError(f"the sequences have no {what}")
+    answered = None
+    if per_step:
+        answered = ~np.isnan(given).any(axis=1) if targets else given >= 0
+        if not answered.any():
+            raise DataError(f"no step has any {what.removeprefix('step_')}")
+        given = np.where(answered[:, None] if targets else answered, given, 0)
     tensor = torch.from_numpy(np.array(given))
-    return tensor.to(dtype) if regression else tensor
+    return Answers(tensor.to(dtype) if targets else tensor, answered)
+
+
+def answer_weights(
+    sequences: Sequences,
+    class_names: tuple[str, ...] | None,
+    *,
+    balance: bool | Literal["number"],
+    where: str,
+    negative: Literal["use", "ignore", "absolute"] = "use",
+    per_step: bool = False,
+) -> npt.NDArray[np.float64]:
+    """Give the weights of what a network is to find: of sequences as `event_weights`, or of each step.
+
+    A step has the weight of its event, 0 where it has no answer; those of all steps have a mean of one, and
+    with `balance` classes of steps are balanced.
+
+    Parameters
+    ----------
+    sequences, class_names, balance, where, negative
+        As of `event_weights`.
+    per_step : bool
+
+    Returns
+    -------
+    array [B] or [N]
+    """
+    how: dict[str, Any] = {"balance": balance, "where": where, "negative": negative}
+    if not per_step:
+        return event_weights(sequences, class_names, **how)
+    found = answers(sequences, torch.float64, targets=class_names is None, per_step=True)
+    assert found.answered is not None
+    of_events = np.ones(len(sequences)) if sequences.weights is None else sequences.weights
+    weights = np.repeat(of_events, sequences.lengths)
+    labels = found.values.numpy()[found.answered] if class_names is not None else None
+    own = event_weights(_Steps(labels, weights[found.answered]), class_names, **how)
+    scaled = np.zeros(len(weights))
+    scaled[found.answered] = own * (len(weights) / len(own))
+    return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Steps as if they were events."""
+
+    labels: npt.NDArray[Any] | None
+    weights: npt.NDArray[np.float64]
+    targets: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        return len(self.weights)
 
 
 class ShuffledBatches:
@@ -218,8 +292,8 @@ class ShuffledBatches:
     ----------
     sequences : Sequences
         Transformed, with labels or targets.
-    weights : array [B]
-        Event weights for the loss.
+    weights : array [B], or [N]
+        For the loss: of events, or of their steps.
     batch_size : int
         Sequences in a batch at most. Batches are as equal as can be, so that none is a small rest whose
         few events would make a step as large as any other.
@@ -229,6 +303,8 @@ class ShuffledBatches:
         Of the order.
     regression : bool
         Whether batches have the targets in place of the labels.
+    per_step : bool
+        Whether they have those of each step. Sequences without steps are then left out.
     """
 
     def __init__(
@@ -240,10 +316,15 @@ class ShuffledBatches:
         dtype: torch.dtype,
         seed: int,
         regression: bool = False,
+        per_step: bool = False,
     ) -> None:
+        if per_step and (sequences.lengths == 0).any():
+            sequences = sequences[sequences.lengths > 0]
+        self._per_step = per_step
+        self._steps_of_one = sequences.n_rows / max(len(sequences), 1)
         self._values = ragged(sequences, dtype).values
         self._starts, self._lengths = sequences.offsets[:-1], sequences.lengths
-        self._labels = answers(sequences, dtype, regression=regression)
+        self._labels = answers(sequences, dtype, targets=regression, per_step=per_step).values
         self._weights = torch.from_numpy(weights).to(dtype)
         self._cuts = np.linspace(0, len(sequences), -(-len(sequences) // batch_size) + 1).astype(np.int64)
         self._random = np.random.default_rng(seed)
@@ -287,10 +368,17 @@ class ShuffledBatches:
         """Gather the rows of a run of batches, then cut them."""
         chosen = order[cuts[0] : cuts[-1]]
         rows, offsets = gather(self._starts[chosen], self._lengths[chosen])
-        values = self._values.index_select(0, torch.from_numpy(rows))
-        index = torch.from_numpy(chosen)
+        of_rows = torch.from_numpy(rows)
+        values = self._values.index_select(0, of_rows)
+        index = of_rows if self._per_step else torch.from_numpy(chosen)
         labels, weights = self._labels.index_select(0, index), self._weights.index_select(0, index)
         for start, stop in zip(cuts[:-1] - cuts[0], cuts[1:] - cuts[0], strict=True):
             begin, end = offsets[start], offsets[stop]
             batch = Ragged(values[begin:end], torch.from_numpy(offsets[start : stop + 1] - begin))
-            yield Batch(batch, labels[start:stop], weights[start:stop])
+            if not self._per_step:
+                yield Batch(batch, labels[start:stop], weights[start:stop])
+                continue
+            # A loss is a mean over the steps of a batch. Batches have more steps or fewer, and each step is
+            # to count the same: so it is made one over as many steps as a batch has on average.
+            share = (end - begin) / ((stop - start) * self._steps_of_one)
+            yield Batch(batch, labels[begin:end], weights[begin:end] * share)

@@ -105,7 +105,8 @@ def fingerprint(splits: Mapping[str, Sequences]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, part in splits.items():
         digest.update(f"{name} {len(part)} {part.n_rows} {' '.join(part.names)}".encode())
-        for array in (part.values, part.offsets, part.labels, part.weights, part.targets):
+        answers = (part.labels, part.weights, part.targets, part.step_labels, part.step_targets)
+        for array in (part.values, part.offsets, *answers):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -17,7 +17,7 @@ Of `B` sequences, ``x [N, D]`` with N steps of them all, the way is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from timelike.cells import cell_of, parameter_shapes
 from timelike.data.transforms import FittedTransforms
 from timelike.modelfile import ModelFile
 
-__all__ = ["OUTPUTS", "Dense", "Description", "Layer", "describe"]
+__all__ = ["OUTPUTS", "Dense", "Description", "Layer", "describe", "output_names"]
 
 Array = npt.NDArray[Any]
 
@@ -113,7 +113,7 @@ class Description:
     output : str
         One of `OUTPUTS`.
     names : tuple of str
-        Of the numbers that are given: classes, labels or targets.
+        Of the numbers that are given; see `output_names`.
     dtype : dtype
         Of all weights, float32 or float64.
     """
@@ -136,6 +136,19 @@ class Description:
     def inputs(self) -> tuple[str, ...]:
         """Names of what the first layer reads."""
         return self.transforms.outputs
+
+
+def output_names(names: Sequence[str], quantiles: Sequence[float] = ()) -> tuple[str, ...]:
+    """Name the numbers that a network gives: classes, labels or targets, or the quantiles of each target.
+
+    Examples
+    --------
+    >>> output_names(["mass"], [0.16, 0.5])
+    ('mass_q0.16', 'mass_q0.5')
+    """
+    if not quantiles:
+        return tuple(names)
+    return tuple(f"{name}_q{share:g}" for name in names for share in quantiles)
 
 
 def describe(file: ModelFile) -> tuple[Description, ...]:
@@ -180,14 +193,17 @@ def _one(meta: Mapping[str, Any], weights: Mapping[str, Array], transforms: dict
         scale, shift = _normalised(head, _under(weights, f"norms.{index}."))
         weight, bias = weights[f"head.{index}.weight"], weights[f"head.{index}.bias"]
         dense.append(Dense(weight, bias, name, scale, shift))
+    output = head.get("output", "softmax")
+    if output == "softmax" and meta["data"].get("targets"):  # so it was written before there were others
+        output = "linear"
     return Description(
         FittedTransforms.from_dict(transforms),
         tuple(layers),
         network.get("pooling", "last"),
         network.get("steps"),
         tuple(dense),
-        "linear" if meta["data"].get("targets") else head.get("output", "softmax"),
-        tuple(meta["classes"]),
+        output,
+        output_names(meta["classes"], head.get("quantiles") or ()),
         next(iter(weights.values())).dtype,
     )
 

@@ -43,11 +43,17 @@ class Ranks:
     rank: int
     size: int
 
-    def share(self, batch: Batch) -> Batch:
+    def share(self, batch: Batch, *, per_step: bool = False) -> Batch:
         """Give this rank's part of a batch.
 
         The longest sequence first, each goes to the rank that has the fewest rows yet. Weights are scaled so
         that the mean over the part is the part's share of the mean over the batch.
+
+        Parameters
+        ----------
+        batch : Batch
+        per_step : bool
+            Whether labels and weights are those of steps.
 
         Raises
         ------
@@ -68,8 +74,8 @@ class Ranks:
         chosen = np.sort(np.array(own, np.int64))
         index, cuts = gather(offsets[chosen], lengths[chosen])
         values = batch.rows.values.index_select(0, torch.from_numpy(index))
-        at = torch.from_numpy(chosen)
-        weights = batch.weights[at] * (len(chosen) / n)
+        at = torch.from_numpy(index if per_step else chosen)
+        weights = batch.weights[at] * (len(at) / len(batch.weights))
         return Batch(Ragged(values, torch.from_numpy(cuts)), batch.labels[at], weights)
 
     def sum(self, network: nn.Module, loss: Tensor) -> Tensor:

@@ -19,26 +19,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from timelike.batches import Batch, Batches, ShuffledBatches, answers, event_weights
+from timelike.batches import Batch, Batches, ShuffledBatches, answer_weights, event_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
+from timelike.config.training import larger_is_better
 from timelike.distributed import Ranks
-from timelike.errors import TimelikeError
 from timelike.inspect.watch import Watch
-from timelike.losses import check_regression, loss_of, penalty
-from timelike.network import Network, logits
+from timelike.losses import check_targets, loss_of, penalty
+from timelike.network import Network
 from timelike.nn import Ragged
 from timelike.optimisers import make_optimiser
 from timelike.progress import Progress, Silent
-from timelike.roc import roc_curve
 from timelike.sequences import Sequences
 from timelike.streams import Training, Validation
+from timelike.validation import Judge, TrainingError
 
 __all__ = ["Epoch", "FitResult", "TrainingError", "fit", "one_step", "run_epoch", "train_step"]
-
-
-class TrainingError(TimelikeError, ArithmeticError):
-    """A training cannot go on: the loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,7 @@ class Epoch:
     validation_auc: float | None  # of the signal class against all others; None of a regression
     learning_rate: float  # at the end
     seconds: float
+    validation_metric: float | None = None  # that of early stopping, where it is neither loss nor AUC
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,17 +119,13 @@ def fit(
     """
     progress = Silent() if progress is None else progress
     if class_names is None:
-        targets = None if isinstance(training, Training) else training.targets
-        check_regression(config, sigmoid=network.sigmoid, outputs=network.n_classes, targets=targets)
-    how = {"balance": config.class_balance, "negative": config.negative_weights}
-    weights, of_validation = (
-        event_weights(sequences, class_names, **how, where=where)  # type: ignore[arg-type]
-        if not isinstance(sequences, Training)  # else in the stream
-        else np.empty(0)
-        for sequences, where in ((training, "training"), (validation, "validation"))
-    )
+        which = "step_targets" if network.per_step else "targets"
+        targets = getattr(training, which, None)
+        check_targets(config, network.config.head, outputs=network.n_classes, targets=targets)
+    weights = _weights(training, class_names, config, network, "training")
+    of_validation = _weights(validation, class_names, config, network, "validation")
     index = class_names.index(signal or class_names[-1]) if class_names is not None else None
-    judge = _Judge(validation, of_validation, index)
+    judge = Judge(validation, of_validation, network, config, index)
     state = _Fit(network, config, training, weights, watch, regression=class_names is None)
     if begin is not None:
         state.restore(begin)
@@ -160,9 +153,10 @@ def fit(
                     on_batch=lambda: on_snapshot(state.snapshot, True) if on_snapshot else None,
                 )
                 with state.average.instead() if state.average else nullcontext():
-                    validation_loss, auc = judge(network, phase, number)
+                    judged = judge(network, phase, number)
                     seconds = time.perf_counter() - started
-                    epoch = Epoch(number, loss, validation_loss, auc, state.schedule.rate, seconds)
+                    rate = state.schedule.rate
+                    epoch = Epoch(number, loss, judged.loss, judged.auc, rate, seconds, judged.metric)
                     improved = state.take(epoch)
                     on_epoch(state.history, improved)
                 progress.epoch(vars(epoch), improved=improved)
@@ -176,6 +170,26 @@ def fit(
         state.begin(state.index + 1)
     network.load_state_dict(state.kept)
     return FitResult(state.history, state.best.epoch)
+
+
+def _weights(
+    events: Sequences | Training | Validation,
+    class_names: tuple[str, ...] | None,
+    config: TrainingConfig,
+    network: Network,
+    where: str,
+) -> npt.NDArray[np.float64]:
+    """Give the weights for the loss."""
+    if isinstance(events, Training):
+        return np.empty(0)  # they are in the stream
+    how: dict[str, Any] = {
+        "balance": config.class_balance,
+        "negative": config.negative_weights,
+        "where": where,
+    }
+    if isinstance(events, Validation):
+        return event_weights(events, class_names, **how)
+    return answer_weights(events, class_names, **how, per_step=network.per_step)
 
 
 class _Average:
@@ -249,7 +263,8 @@ class _Fit:
         if isinstance(given, Training):
             self.batches = given.batches(**how, epochs=phase.epochs)
         else:
-            self.batches = ShuffledBatches(given, self._weights, **how, regression=self._regression)
+            how |= {"regression": self._regression, "per_step": self.network.per_step}
+            self.batches = ShuffledBatches(given, self._weights, **how)
         self.optimiser = make_optimiser(self.network, phase)
         self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
         self.best.begin(phase.early_stopping)
@@ -372,10 +387,10 @@ def train_step(
     ranks: Ranks | None = None,
 ) -> Tensor:
     """Change the weights by one batch and give its loss; of several ranks each takes a part of it."""
-    loss_of_batch = loss_of(config, sigmoid=network.sigmoid)
+    loss_of_batch = loss_of(config, network.config.head)
     network.zero_grad(set_to_none=True)  # the optimiser's own is slower by its hooks
     if ranks is not None:
-        batch = ranks.share(batch)
+        batch = ranks.share(batch, per_step=network.per_step)
     with nullcontext() if watch is None else watch.step():
         loss = loss_of_batch(network(batch.rows), batch.labels, batch.weights)
         if config.regularisation is not None and (ranks is None or ranks.rank == 0):
@@ -434,21 +449,16 @@ def one_step(
     if isinstance(training, Training):
         batches = training.batches(**how, epochs=1)
     else:
-        weights = event_weights(
-            training,
-            class_names,
-            balance=config.class_balance,
-            negative=config.negative_weights,
-            where="training",
-        )
-        batches = ShuffledBatches(training, weights, **how, regression=class_names is None)
+        weights = _weights(training, class_names, config, network, "training")
+        how |= {"regression": class_names is None, "per_step": network.per_step}
+        batches = ShuffledBatches(training, weights, **how)
     batch, optimiser = next(batches.epoch()), make_optimiser(network, config)
     network.train()
     started = time.perf_counter()
     before = train_step(network, optimiser, batch, config)
     seconds = time.perf_counter() - started
     with torch.no_grad():
-        after = loss_of(config, sigmoid=network.sigmoid)(network(batch.rows), batch.labels, batch.weights)
+        after = loss_of(config, network.config.head)(network(batch.rows), batch.labels, batch.weights)
     return before.item(), after.item(), seconds
 
 
@@ -540,39 +550,6 @@ class _Schedule:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-class _Judge:
-    """Loss and AUC of the validation events; of a regression, without a signal, the loss."""
-
-    def __init__(
-        self,
-        validation: Sequences | Validation,
-        weights: npt.NDArray[np.float64],
-        signal: int | None,
-    ) -> None:
-        self._sequences, self._signal = validation, signal
-        self._weights = weights
-        self._labels = answers(validation, torch.float64, regression=signal is None)
-
-    def __call__(self, network: Network, config: TrainingConfig, number: int) -> tuple[float, float | None]:
-        given = self._sequences
-        pieces = given if isinstance(given, Validation) else (given,)
-        scores = torch.cat([logits(network, piece) for piece in pieces]).double()
-        loss_of_all = loss_of(config, sigmoid=network.sigmoid)
-        loss = float(loss_of_all(scores, self._labels, torch.from_numpy(self._weights)))
-        if config.regularisation is not None:
-            loss += penalty(network, config.regularisation).detach().item()
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"the validation loss is {loss} after epoch {number}: "
-                "try a smaller learning rate, or clip_norm"
-            )
-        if self._signal is None:
-            return loss, None
-        probabilities = scores.softmax(dim=1)[:, self._signal].numpy()
-        auc = roc_curve(probabilities, self._labels.numpy() == self._signal, self._weights).auc
-        return loss, auc
-
-
 class _Best:
     """Keeps the best epoch and counts those that were not better."""
 
@@ -597,10 +574,11 @@ class _Best:
 
     def metric(self, epoch: Epoch) -> float:
         """Give what is to become small."""
-        if self._stops and self._config.metric == "auc":
-            assert epoch.validation_auc is not None
-            return -epoch.validation_auc
-        return epoch.validation_loss
+        if not self._stops or self._config.metric == "loss":
+            return epoch.validation_loss
+        value = epoch.validation_auc if epoch.validation_metric is None else epoch.validation_metric
+        assert value is not None
+        return -value if larger_is_better(self._config.metric) else value
 
     def take(self, epoch: Epoch, number: int) -> bool:
         """Say whether an epoch, the number-th of its phase, is the best so far."""

@@ -4,35 +4,38 @@ All are sums over the events of a batch, with their weights, over the number of 
 of weights: that of a batch may be near zero where weights are negative. Weights of mean one over all events
 give the same scale.
 
-A regression has targets in place of labels, numbers [B, C], for the losses in `OF_TARGETS`.
+A regression has targets in place of labels, numbers [B, C]; so has a multilabel task, 1 where a label holds
+and else 0. Where each step has its own answer, the steps of a batch stand in place of its events.
 
-Sizes: `B` sequences, `C` classes, or targets of a regression.
+Sizes: `B` sequences, `C` classes, labels or targets, `Q` quantiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from timelike.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
-    from timelike.config import RegularisationConfig, TrainingConfig
+    from timelike.config import HeadConfig, RegularisationConfig, TrainingConfig
 
 __all__ = [
     "LOSSES",
-    "OF_TARGETS",
-    "check_regression",
+    "check_targets",
     "cross_entropy",
     "huber",
     "loss_of",
     "penalty",
+    "poisson",
+    "quantile",
     "sigmoid_cross_entropy",
     "squared_error",
 ]
@@ -88,6 +91,40 @@ def huber(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return torch.dot(losses.mean(dim=1), weights) / len(labels)
 
 
+def quantile(scores: Tensor, labels: Tensor, weights: Tensor, shares: Sequence[float]) -> Tensor:
+    """Give the mean of ``w max(q d, (q - 1) d)``, d = t - score, over targets and quantiles.
+
+    Its smallest value is where the share q of the targets is below the score.
+
+    Parameters
+    ----------
+    scores : Tensor [B, C Q]
+        The quantiles of the first target, then those of the next.
+    labels : Tensor [B, C]
+        The targets t.
+    weights : Tensor [B]
+    shares : sequence of Q float
+        The q, each between 0 and 1.
+
+    References
+    ----------
+    Koenker & Bassett, Econometrica 46 (1978) 33, equation 3.1.
+    """
+    q = torch.as_tensor(shares, dtype=scores.dtype)
+    d = labels[:, :, None] - scores.view(len(scores), -1, len(q))
+    losses = torch.maximum(q * d, (q - 1) * d)
+    return torch.dot(losses.mean(dim=(1, 2)), weights) / len(labels)
+
+
+def poisson(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Give the mean of ``w (exp(s) - t s)``, the negative logarithm of a Poisson probability of t.
+
+    Without the term ``log t!``, which the scores do not change: s is the logarithm of the expected number.
+    """
+    losses = nn.functional.poisson_nll_loss(scores, labels, log_input=True, full=False, reduction="none")
+    return torch.dot(losses.mean(dim=1), weights) / len(labels)
+
+
 def _targets(scores: Tensor, labels: Tensor) -> Tensor:
     if labels.is_floating_point():
         return labels
@@ -101,35 +138,38 @@ LOSSES: dict[str, Loss] = {
     "sigmoid_cross_entropy": sigmoid_cross_entropy,
     "squared_error": squared_error,
     "huber": huber,
+    "poisson": poisson,
 }
-OF_TARGETS = ("squared_error", "huber")  # those that a regression can have
 
 
-def loss_of(config: TrainingConfig, *, sigmoid: bool) -> Loss:
+def loss_of(config: TrainingConfig, head: HeadConfig) -> Loss:
     """Give the loss of a config, of the scores as a network gives them.
 
     Parameters
     ----------
     config : TrainingConfig
-    sigmoid : bool
-        Whether the network has one score for two classes, and gives 0 and that.
+    head : HeadConfig
+        Of the network. With the output ``sigmoid`` it has one score for two classes, and gives 0 and that.
     """
+    if config.loss == "quantile":
+        return partial(quantile, shares=head.quantiles)
     loss = LOSSES[config.loss]
-    if not sigmoid or config.loss == "cross_entropy":  # softmax of 0 and s is the sigmoid of s
+    # the softmax of 0 and s is the sigmoid of s
+    if head.output != "sigmoid" or config.loss == "cross_entropy":
         return loss
     return lambda scores, labels, weights: loss(scores[:, 1:], labels, weights)
 
 
-def check_regression(
-    config: TrainingConfig, *, sigmoid: bool, outputs: int, targets: npt.NDArray[np.float64] | None
+def check_targets(
+    config: TrainingConfig, head: HeadConfig, *, outputs: int, targets: npt.NDArray[np.float64] | None
 ) -> None:
-    """Refuse what has no meaning without classes.
+    """Refuse what has no meaning for targets, or without classes.
 
     Parameters
     ----------
     config : TrainingConfig
-    sigmoid : bool
-        Whether the network has one score for two classes.
+    head : HeadConfig
+        Of the network.
     outputs : int
         How many numbers it gives.
     targets : array [B, K], or None
@@ -137,24 +177,35 @@ def check_regression(
     Raises
     ------
     ConfigError
-        If the loss, the metric of early stopping or the output of the network is for classes alone.
+        If loss and output of the network do not belong together, or are for classes alone.
     DataError
-        If there are no targets, or not as many as the network gives numbers.
+        If there are no targets, not as many as the network gives numbers, or for the Poisson loss a negative
+        one.
     """
-    if config.loss not in OF_TARGETS:
-        known = ", ".join(OF_TARGETS)
-        raise ConfigError(f"training.loss: {config.loss} is for classes; possible for targets: {known}")
-    if sigmoid:
-        raise ConfigError("network.head.output: sigmoid is for two classes; possible for targets: softmax")
-    for phase in config.phases:
-        if phase.early_stopping is not None and phase.early_stopping.metric == "auc":
-            raise ConfigError(
-                "training.early_stopping.metric: auc is for classes; possible for targets: loss"
-            )
+    of_output = {
+        "linear": ("quantile",) if head.quantiles else ("squared_error", "huber"),
+        "exponential": ("poisson",),
+        "multilabel": ("sigmoid_cross_entropy",),
+    }
+    if head.output not in of_output:
+        raise ConfigError(
+            f"network.head.output: {head.output} is for classes; possible for targets: {', '.join(of_output)}"
+        )
+    if config.loss not in of_output[head.output]:
+        raise ConfigError(
+            f"training.loss: {config.loss} does not fit network.head.output: {head.output}; "
+            f"possible: {', '.join(of_output[head.output])}"
+        )
     if targets is None:
         raise DataError("the sequences have no targets")
-    if targets.shape[1] != outputs:  # torch would broadcast them
-        raise DataError(f"the sequences have {targets.shape[1]} targets; the network gives {outputs}")
+    needed = outputs // (len(head.quantiles) or 1)
+    if targets.shape[1] != needed:  # torch would broadcast them
+        raise DataError(f"the sequences have {targets.shape[1]} targets; the network gives {needed}")
+    if config.loss == "poisson" and (targets < 0).any():
+        b, k = np.argwhere(targets < 0)[0]
+        raise DataError(
+            f"training.loss: poisson: target {k} is {targets[b, k]:g} in row {b}; 0 or more is needed"
+        )
 
 
 def penalty(module: nn.Module, config: RegularisationConfig) -> Tensor:

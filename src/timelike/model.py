@@ -28,9 +28,10 @@ from pydantic import ValidationError
 from timelike.config import DataConfig, FoldsConfig, NetworkConfig, SequenceConfig
 from timelike.data.folds import fold_numbers
 from timelike.data.transforms import FittedTransforms
+from timelike.description import output_names
 from timelike.errors import ConfigError, ModelFileError
 from timelike.modelfile import read_model_file, write_model_file
-from timelike.network import Network, logits
+from timelike.network import Network, logits, outputs
 from timelike.sequences import Sequences
 
 __all__ = ["Ensemble", "Model", "load_model", "predict", "save_model"]
@@ -60,6 +61,11 @@ class Model:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the scores; of a regression those of its targets."""
         return self.data.class_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the numbers that the network gives; see `timelike.description.output_names`."""
+        return output_names(self.class_names, self.network.config.head.quantiles)
 
     @property
     def signal(self) -> str:
@@ -130,6 +136,11 @@ class Ensemble(Model):
         return self.members[0].inputs
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the numbers that the networks give."""
+        return self.members[0].output_names
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Of the weights."""
         return self.members[0].dtype
@@ -141,7 +152,7 @@ class Ensemble(Model):
 
 
 def predict(model: Model, sequences: Sequences, *, out_of_fold: bool = False) -> npt.NDArray[np.float64]:
-    """Compute class probabilities of sequences, or the targets of a regression; of an ensemble, their mean.
+    """Compute what a model says of sequences: probabilities, or numbers; of an ensemble, their mean.
 
     Parameters
     ----------
@@ -155,7 +166,8 @@ def predict(model: Model, sequences: Sequences, *, out_of_fold: bool = False) ->
     Returns
     -------
     array [B, C] of float64
-        Probabilities of the classes, or targets, in input order.
+        Probabilities of the classes or labels, or targets, in input order: the numbers that
+        ``model.output_names`` names. Of a model that has scores for each step [N, C].
 
     Raises
     ------
@@ -168,7 +180,7 @@ def predict(model: Model, sequences: Sequences, *, out_of_fold: bool = False) ->
         if out_of_fold:
             raise ConfigError("out_of_fold needs the ensemble of a cross validation; this is one network")
         scores = logits(model.network, model.transforms.apply(sequences)).double()
-        own: npt.NDArray[np.float64] = (scores if model.data.targets else scores.softmax(dim=1)).numpy()
+        own: npt.NDArray[np.float64] = outputs(scores, model.network.config.head.output).numpy()
         return own
     if not out_of_fold:
         mean: npt.NDArray[np.float64] = np.mean([predict(m, sequences) for m in model.members], axis=0)
@@ -176,7 +188,7 @@ def predict(model: Model, sequences: Sequences, *, out_of_fold: bool = False) ->
     if model.folds.by is None:
         raise ConfigError("out_of_fold: the folds were shuffled; nothing tells the fold of an event")
     numbers = fold_numbers(sequences, model.folds)
-    found = np.full((len(sequences), len(model.class_names)), np.nan)
+    found = np.full((len(sequences), len(model.output_names)), np.nan)
     for fold, member in enumerate(model.members):
         found[numbers == fold] = predict(member, sequences[numbers == fold])
     return found
@@ -238,8 +250,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     meta, ensemble = file.meta, "ensemble" in file.meta
     try:
         # from JSON: in strict mode a list is then good for a tuple
-        config = NetworkConfig.model_validate_json(json.dumps(meta["network"]))
         data = DataConfig.model_validate_json(json.dumps(meta["data"]))
+        config = NetworkConfig.model_validate_json(json.dumps(meta["network"]))
+        if data.targets and config.head.output == "softmax":  # so it was written before there were others
+            head = config.head.model_copy(update={"output": "linear"})
+            config = config.model_copy(update={"head": head})
         sequence = SequenceConfig.model_validate_json(json.dumps(meta["sequence"]))
         folds = FoldsConfig.model_validate_json(json.dumps(meta["ensemble"]["folds"])) if ensemble else None
     except ValidationError as error:

@@ -77,7 +77,7 @@ def expected_shapes(
     n_variables : int
         Inputs of each step.
     n_classes : int
-        Scores.
+        Classes, labels or targets; of targets with quantiles there is a score for each of these.
 
     Examples
     --------
@@ -96,8 +96,9 @@ def expected_shapes(
         size = (proj_size or layer["units"]) * len(directions)
     size *= network.get("steps") or 1
     head = network["head"]
+    n_scores = 1 if head.get("output") == "sigmoid" else n_classes * (len(head.get("quantiles") or ()) or 1)
     normed = (head.get("batch_norm") or {}).get("before", ())
-    for index, units in enumerate((*head["units"], 1 if head.get("output") == "sigmoid" else n_classes)):
+    for index, units in enumerate((*head["units"], n_scores)):
         if index in normed:
             names = ("weight", "bias", "running_mean", "running_var")
             shapes |= {f"norms.{index}.{name}": (size,) for name in names}

@@ -23,7 +23,7 @@ from timelike.initialisers import initialise
 from timelike.nn import GRU, LSTM, RNN, Ragged
 from timelike.sequences import Sequences
 
-__all__ = ["Network", "cuts", "evaluating", "logits", "pool", "ragged"]
+__all__ = ["Network", "cuts", "evaluating", "logits", "outputs", "pool", "ragged"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -51,7 +51,7 @@ class Network(nn.Module):
     n_variables : int
         Inputs of each step, D.
     n_classes : int
-        Logits, C.
+        Classes, labels or targets, C; of targets with quantiles there is a number for each of these.
     dtype : torch.dtype
         float32 or float64.
     """
@@ -60,7 +60,8 @@ class Network(nn.Module):
         self, config: NetworkConfig, n_variables: int, n_classes: int, *, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        self.config, self.n_classes = config, n_classes
+        self.config = config
+        self.n_classes = n_classes * (len(config.head.quantiles) or 1)
         self.recurrent = nn.ModuleList()
         size = n_variables
         for layer in config.recurrent:
@@ -70,7 +71,7 @@ class Network(nn.Module):
         size *= config.steps or 1
         self.head, self.norms = nn.ModuleList(), nn.ModuleDict()
         norm = config.head.batch_norm
-        for index, units in enumerate((*config.head.units, 1 if self.sigmoid else n_classes)):
+        for index, units in enumerate((*config.head.units, 1 if self.sigmoid else self.n_classes)):
             if norm is not None and index in norm.before:
                 self.norms[str(index)] = nn.BatchNorm1d(
                     size, eps=norm.epsilon, momentum=norm.momentum, dtype=dtype
@@ -80,7 +81,7 @@ class Network(nn.Module):
         initialise(self, config.initialiser)
 
     def rescale(self, mean: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> None:
-        """Let what the network gives, y [C], be ``mean + scale y`` from now on.
+        """Let what the last layer gives, y [C], be ``mean + scale y`` from now on.
 
         Parameters
         ----------
@@ -99,6 +100,11 @@ class Network(nn.Module):
         """Whether there is one score for two classes."""
         return self.config.head.output == "sigmoid"
 
+    @property
+    def per_step(self) -> bool:
+        """Whether every step has scores of its own."""
+        return self.config.pooling == "none"
+
     def forward(self, batch: Ragged) -> Tensor:
         """Compute the logits of a batch.
 
@@ -110,7 +116,7 @@ class Network(nn.Module):
         Returns
         -------
         Tensor
-            Logits [B, C].
+            Logits [B, C], or where each step has its own [N, C].
         """
         final = None
         for index, layer in enumerate(self.recurrent):
@@ -119,7 +125,9 @@ class Network(nn.Module):
                 batch = Ragged(dropped, batch.offsets)
             batch, last = layer(batch)
             final = last[0] if isinstance(last, tuple) else last
-        x = pool(batch, final, self.config.pooling, self.config.steps)
+        x = batch.values
+        if not self.per_step:
+            x = pool(batch, final, self.config.pooling, self.config.steps)
         for index, (layer, activation) in enumerate(
             zip(self.head, self.config.head.activations, strict=False)
         ):
@@ -210,7 +218,7 @@ def _tensor(array: npt.NDArray[Any]) -> Tensor:
 
 
 def logits(network: Network, sequences: Sequences) -> Tensor:
-    """Compute logits [B, C] without gradients, in batches of many rows.
+    """Compute logits [B, C], or [N, C] of each step, without gradients, in batches of many rows.
 
     Parameters
     ----------
@@ -225,6 +233,22 @@ def logits(network: Network, sequences: Sequences) -> Tensor:
             for start, stop in cuts(sequences.offsets, _ROWS_AT_ONCE)
         ]
     return torch.cat(parts) if parts else torch.empty(0, network.n_classes, dtype=dtype)
+
+
+def outputs(scores: Tensor, output: str) -> Tensor:
+    """Give what a network says of its logits: probabilities, or numbers.
+
+    Parameters
+    ----------
+    scores : Tensor [..., C]
+    output : str
+        As in a config, see `timelike.description.OUTPUTS`; the one number of ``sigmoid`` stands behind a 0.
+    """
+    if output == "multilabel":
+        return scores.sigmoid()
+    if output == "exponential":
+        return scores.exp()
+    return scores if output == "linear" else scores.softmax(dim=-1)
 
 
 @contextmanager

@@ -138,10 +138,11 @@ def epoch_line(record: Mapping[str, float], epochs: int, *, improved: bool) -> s
     'epoch  3/12  loss 0.3100  validation 0.2900  AUC 0.9510  rate 3.0e-03  1.3 s  *'
     """
     count = str(int(record["epoch"])).rjust(len(str(epochs)))
-    auc = record["validation_auc"]  # a regression has none
+    auc, metric = record["validation_auc"], record.get("validation_metric")  # not all trainings have them
     return (
         f"epoch {count}/{epochs}  loss {record['train_loss']:.4f}  "
         f"validation {record['validation_loss']:.4f}  {'' if auc is None else f'AUC {auc:.4f}  '}"
+        f"{'' if metric is None else f'metric {metric:.4g}  '}"
         f"rate {record['learning_rate']:.1e}  {record['seconds']:.1f} s{'  *' if improved else ''}"
     )
 

@@ -55,7 +55,11 @@ class Sequences:
     observers : mapping of str to array [B]
         Columns that are carried along and never given to a network.
     targets : array [B, K], or [B] for K = 1, optional
-        Numbers that a regression is to find.
+        Numbers that a regression is to find; of a multilabel task 1 where a label holds, else 0.
+    step_labels : array [N] of integers, optional
+        Class index of each step, -1 where it has none.
+    step_targets : array [N, K], or [N] for K = 1, optional
+        The same as `targets` of each step, NaN where there is none.
 
     Raises
     ------
@@ -84,6 +88,8 @@ class Sequences:
     events: Array | None = None
     observers: Mapping[str, Array] = field(default_factory=dict)
     targets: Array | None = None
+    step_labels: Array | None = None
+    step_targets: Array | None = None
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -102,7 +108,9 @@ class Sequences:
         put(self, "events", _per_sequence("events", self.events, n, np.int64))
         observers = {k: _per_sequence(f"observer '{k}'", v, n, None) for k, v in self.observers.items()}
         put(self, "observers", observers)
-        put(self, "targets", _targets(self.targets, n))
+        put(self, "targets", _targets("targets", self.targets, n))
+        put(self, "step_labels", _per_sequence("step_labels", self.step_labels, len(values), np.int64, "row"))
+        put(self, "step_targets", _targets("step_targets", self.step_targets, len(values)))
         if self.labels is not None and n and self.labels.min() < 0:
             b = int(np.argmax(self.labels < 0))
             raise DataError(f"labels: sequence {b} has class index {self.labels[b]}; 0 or more is needed")
@@ -165,7 +173,8 @@ class Sequences:
             if step == 1:
                 stop = max(start, stop)
                 cut = self.offsets[start : stop + 1]
-                return self._with(self.values[cut[0] : cut[-1]], cut - cut[0], slice(start, stop))
+                own = slice(cut[0], cut[-1])
+                return self._with(own, cut - cut[0], slice(start, stop))
             which = np.arange(start, stop, step)
         index = np.asarray(which)
         if index.ndim != 1:
@@ -179,14 +188,21 @@ class Sequences:
         elif not np.issubdtype(index.dtype, np.integer):
             raise IndexError(f"an index of {index.dtype}; integers or a mask are needed")
         rows, offsets = gather(self.offsets[:-1][index], self.lengths[index])
-        return self._with(self.values.take(rows, axis=0), offsets, index)  # six times as fast as [rows]
+        return self._with(rows, offsets, index)
 
-    def _with(self, values: Array, offsets: Array, which: Any) -> Sequences:
+    def _with(self, rows: slice | Array, offsets: Array, which: Any) -> Sequences:
         """Build the sequences of these rows, everything per sequence being taken by `which`."""
 
         def taken(column: Array | None) -> Array | None:
             return None if column is None else column[which]
 
+        def of_rows(column: Array | None) -> Array | None:
+            if column is None or isinstance(rows, slice):
+                return None if column is None else column[rows]
+            return column.take(rows, axis=0)  # six times as fast as [rows]
+
+        values = of_rows(self.values)
+        assert values is not None
         return Sequences(
             values,
             offsets,
@@ -196,6 +212,8 @@ class Sequences:
             events=taken(self.events),
             observers={k: v[which] for k, v in self.observers.items()},
             targets=taken(self.targets),
+            step_labels=of_rows(self.step_labels),
+            step_targets=of_rows(self.step_targets),
         )
 
     def replace(self, **fields: Any) -> Sequences:
@@ -215,8 +233,7 @@ class Sequences:
         Parameters
         ----------
         parts : iterable of Sequences
-            At least one; all with the same names, dtype, and the same of labels, weights, events,
-            observers and targets.
+            At least one; all with the same names, dtype, and the same of all other fields.
 
         Returns
         -------
@@ -264,6 +281,8 @@ class Sequences:
             events=joined("events"),
             observers={k: np.concatenate([part.observers[k] for part in parts]) for k in first.observers},
             targets=joined("targets"),
+            step_labels=joined("step_labels"),
+            step_targets=joined("step_targets"),
         )
 
     # Checks
@@ -579,13 +598,15 @@ def _names(given: Sequence[str], n: int) -> tuple[str, ...]:
     return names
 
 
-def _per_sequence(name: str, column: npt.ArrayLike | None, n: int, dtype: Any) -> Array | None:
-    """Check a column of one entry per sequence."""
+def _per_sequence(
+    name: str, column: npt.ArrayLike | None, n: int, dtype: Any, of: str = "sequence"
+) -> Array | None:
+    """Check a column of one entry per sequence, or row."""
     if column is None:
         return None
     array = integers(name, column) if dtype is np.int64 else np.asarray(column)
     if array.shape != (n,):
-        raise DataError(f"{name} have shape {array.shape}; [{n}] is needed, one per sequence")
+        raise DataError(f"{name} have shape {array.shape}; [{n}] is needed, one per {of}")
     if dtype is np.float64:
         if array.dtype.kind not in "biuf":
             raise DataError(f"{name} are {array.dtype}; numbers are needed")
@@ -593,14 +614,14 @@ def _per_sequence(name: str, column: npt.ArrayLike | None, n: int, dtype: Any) -
     return array
 
 
-def _targets(given: npt.ArrayLike | None, n: int) -> Array | None:
+def _targets(name: str, given: npt.ArrayLike | None, n: int) -> Array | None:
     """Check targets, and make a column of those that are one number each."""
     if given is None:
         return None
     array = np.asarray(given)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or len(array) != n or array.shape[1] == 0:
-        raise DataError(f"targets have shape {np.shape(given)}; [{n}, targets] is needed")
+        raise DataError(f"{name} have shape {np.shape(given)}; [{n}, targets] is needed")
     if array.dtype.kind not in "biuf":
-        raise DataError(f"targets are {array.dtype}; numbers are needed")
+        raise DataError(f"{name} are {array.dtype}; numbers are needed")
     return array.astype(np.float64, copy=False)

@@ -265,17 +265,21 @@ class Prepared:
     validation: Sequences | Validation
     transforms: FittedTransforms
     events: dict[str, int]  # of each part
-    classes: tuple[int, ...]  # events of each; none in a regression
+    classes: tuple[int, ...]  # events of each, or steps; none where there are no classes
     steps: int
     fingerprint: str
     skipped: tuple[Skipped, ...] = ()
     n_files: int = 0  # that are streamed, those that are skipped included
+    per_step: bool = False  # whether classes are those of steps
 
     def about(self, class_names: tuple[str, ...]) -> str:
         """Say in a line what the data are."""
         parts = ", ".join(f"{n:,} {part}" for part, n in self.events.items())
         if self.classes:
-            classes = ", ".join(f"{n:,} {name}" for name, n in zip(class_names, self.classes, strict=True))
+            of = "steps " if self.per_step else ""
+            classes = ", ".join(
+                f"{n:,} {of}{name}" for name, n in zip(class_names, self.classes, strict=True)
+            )
         else:
             classes = f"targets {', '.join(class_names)}"
         streamed = f", streamed from {self.n_files - len(self.skipped)} files" if self.n_files else ""

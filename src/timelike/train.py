@@ -175,7 +175,7 @@ def _train(
                 prepared.training,
                 prepared.validation,
                 config.training,
-                class_names=None if config.data.targets else names,
+                class_names=names if config.data.exclusive else None,
                 signal=config.data.signal,
                 progress=progress,
                 on_epoch=(lambda history, improved: run.write(history, improved, progress))
@@ -215,7 +215,7 @@ def rehearse(config: Config) -> str:
     ConfigError, DataError, TrainingError
         As `train`.
     """
-    names = None if config.data.targets else config.data.class_names
+    names = config.data.class_names if config.data.exclusive else None
     if config.data.stream is None:
         splits = _reweighted(read_splits(config), config)
         prepared = _in_memory(splits, config)
@@ -292,8 +292,8 @@ def _reweighted(splits: dict[str, Sequences], config: Config) -> dict[str, Seque
     """Change the weights for training as the config says; those of the test events stay."""
     if config.training.flatten is None:
         return splits
-    if config.data.targets:
-        raise ConfigError("training.flatten: weights are flattened within classes, and a regression has none")
+    if not config.data.exclusive or config.data.per == "step":
+        raise ConfigError("training.flatten: weights are flattened within classes of events; there are none")
     flat = Flattening.fit(splits["train"], config.training.flatten, config.data.class_names)
     return splits | {name: flat.apply(splits[name]) for name in ("train", "validation")}
 
@@ -301,6 +301,9 @@ def _reweighted(splits: dict[str, Sequences], config: Config) -> dict[str, Seque
 def _in_memory(splits: dict[str, Sequences], config: Config) -> Prepared:
     transforms = FittedTransforms.fit(splits["train"], config.data)
     labels = [part.labels for part in splits.values() if part.labels is not None]
+    labels += [
+        part.step_labels[part.step_labels >= 0] for part in splits.values() if part.step_labels is not None
+    ]
     classes = np.bincount(np.concatenate(labels), minlength=len(config.data.class_names)) if labels else ()
     return Prepared(
         transforms.apply(splits["train"]),
@@ -310,6 +313,7 @@ def _in_memory(splits: dict[str, Sequences], config: Config) -> Prepared:
         tuple(map(int, classes)),
         sum(part.n_rows for part in splits.values()),
         fingerprint(splits),
+        per_step=config.data.per == "step",
     )
 
 

@@ -86,7 +86,10 @@ class DataConfig(Section):
     steps: Annotated[Texts, Field(min_length=1)] | None = None
     labels: dict[Text, Text] = {}
     classes: dict[Text, SourceConfig] = {}
+    multilabel: dict[Text, Text] = {}  # conditions, any number of which may hold
     targets: dict[Text, Text] = {}  # of a regression: numbers to find, an expression each
+    per: Literal["event", "step"] = "event"  # what has a label or target: the event, or each of its steps
+    horizon: NonNegativeInt = 0  # per step: it is to find what is that many steps later
     signal: Text | None = None
     weights: Text | None = None
     event_number: Text | None = None
@@ -98,8 +101,18 @@ class DataConfig(Section):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their index; of a regression those of its targets."""
-        return tuple(self.labels or self.classes or self.targets)
+        """Names of what is told: classes in the order of their index, labels (multilabel), or targets."""
+        return tuple(self.labels or self.classes or self.multilabel or self.targets)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it is a classification, in which each event (or step) belongs to one class."""
+        return bool(self.labels or self.classes)
+
+    @property
+    def kind(self) -> Literal["classes", "multilabel", "regression"]:
+        """What kind of task it is."""
+        return "classes" if self.exclusive else "multilabel" if self.multilabel else "regression"
 
     @property
     def signal_name(self) -> str:
@@ -120,15 +133,21 @@ class DataConfig(Section):
             raise ValueError(
                 "give either 'variables' (inputs of each step) or 'steps' (a branch per time step)"
             )
-        if sum(map(bool, (self.labels, self.classes, self.targets))) != 1:
+        if sum(map(bool, (self.labels, self.classes, self.multilabel, self.targets))) != 1:
             raise ValueError(
                 "give either 'labels' (an expression per class) or 'classes' (a source per class), "
-                "or for a regression 'targets'"
+                "'multilabel' (conditions, any number of which may hold), or for a regression 'targets'"
             )
         names = self.class_names
-        if self.targets and self.signal is not None:
-            raise ValueError("'signal' has no meaning with 'targets'")
-        if len(names) < 2 and not self.targets:
+        if not self.exclusive and self.signal is not None:
+            raise ValueError(f"'signal' has no meaning with {'targets' if self.targets else 'multilabel'!r}")
+        if self.per == "step" and self.classes:
+            raise ValueError("per: step needs 'labels', 'multilabel' or 'targets'; 'classes' are of events")
+        if self.per == "step" and self.steps is not None:
+            raise ValueError("per: step needs 'variables'; 'steps' are branches of numbers per event")
+        if self.horizon and self.per == "event":
+            raise ValueError("'horizon' has no meaning without per: step")
+        if len(names) < 2 and self.exclusive:
             raise ValueError(f"one class only ({names[0]!r}); a classification needs two or more")
         if self.signal is not None and self.signal not in names:
             raise ValueError(f"signal {self.signal!r} is not a class; {nearest(self.signal, names)}")

@@ -80,6 +80,9 @@ Activation = Literal[
 ]  # symmrelu: |x|; gauss: exp(-x^2)
 
 
+Output = Literal["softmax", "sigmoid", "multilabel", "linear", "exponential"]
+
+
 class BatchNormConfig(Section):
     """Batch normalisation of the inputs of dense layers (Ioffe & Szegedy, arXiv:1502.03167)."""
 
@@ -96,8 +99,10 @@ class HeadConfig(Section):
     activation: Annotated[tuple[Activation, ...], Field(min_length=1), BeforeValidator(listed)] = ("relu",)
     dropout: Fraction = 0.0
     batch_norm: BatchNormConfig | None = None
-    # softmax: a number for each class; sigmoid: of two classes one number, for the last of them
-    output: Literal["softmax", "sigmoid"] = "softmax"
+    # softmax: a number for each class; sigmoid: of two classes one number, for the last of them;
+    # multilabel: a sigmoid for each label; linear: the numbers themselves; exponential: of counts
+    output: Output = "softmax"  # in a whole config by default what the task needs
+    quantiles: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()  # of each target, for loss: quantile
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -111,6 +116,10 @@ class HeadConfig(Section):
         for k in self.batch_norm.before if self.batch_norm else ():
             if k > len(self.units):
                 raise ValueError(f"batch_norm before dense layer {k}: the layers are 0..{len(self.units)}")
+        if list(self.quantiles) != sorted(set(self.quantiles)):
+            raise ValueError(f"quantiles {list(self.quantiles)}: they must rise")
+        if self.quantiles and self.output != "linear":
+            raise ValueError(f"'quantiles' have no meaning with output: {self.output}")
         return self
 
 
@@ -125,7 +134,9 @@ class NetworkConfig(Section):
 
     recurrent: tuple[RecurrentLayer, ...] = (LSTMConfig(),)
     dropout: Fraction = 0.0  # between recurrent layers
-    pooling: Literal["last", "mean", "max", "flatten"] = "last"
+    pooling: Literal["last", "mean", "max", "flatten", "none"] = (
+        "last"  # none: each step gives its own scores
+    )
     steps: PositiveInt | None = None  # with flatten: so many has every sequence
     head: HeadConfig = HeadConfig()
     initialiser: Initialiser = "torch"

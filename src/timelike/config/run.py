@@ -19,6 +19,7 @@ from timelike.config.base import Section, Text
 from timelike.config.data import DataConfig, SequenceConfig, SplitConfig
 from timelike.config.network import NetworkConfig
 from timelike.config.scan import ScanParameter
+from timelike.config.task import check_task, with_defaults_of_task
 from timelike.config.training import EvaluationConfig, TrainingConfig
 from timelike.configerrors import first_error
 from timelike.errors import ConfigError, nearest
@@ -53,18 +54,17 @@ class Config(Section):
     @model_validator(mode="after")
     def _check(self) -> Config:
         names = self.data.class_names
-        if self.network.head.output == "sigmoid" and len(names) != 2:
-            raise ValueError(f"network.head.output: sigmoid is for two classes; there are {len(names)}")
-        if self.data.targets and self.training.loss not in ("squared_error", "huber"):
+        check_task(self.data, self.network, self.training)
+        if self.split.by == "folds" and not self.data.exclusive:
             raise ValueError(
-                f"training.loss: {self.training.loss} is for classes; with data.targets squared_error and "
-                "huber are possible"
+                "split: by: folds is for classes; with targets or multilabel it is not there yet"
             )
-        if self.split.by == "folds" and self.data.targets:
-            raise ValueError("split: by: folds is for classes; with data.targets it is not there yet")
-        if self.data.stream is not None and (self.data.targets or self.training.flatten):
-            what = "a regression" if self.data.targets else "training.flatten"
-            raise ValueError(f"data.stream: {what} needs all events in memory")
+        if self.data.stream is not None and (not self.data.exclusive or self.data.per == "step"):
+            raise ValueError(
+                "data.stream: targets, multilabel and per: step need all events in memory; leave it out"
+            )
+        if self.data.stream is not None and self.training.flatten:
+            raise ValueError("data.stream: training.flatten needs all events in memory")
         counted = self.split.counts is not None
         if self.data.stream is not None and (counted or self.split.by in ("alternate", "block", "folds")):
             raise ValueError(
@@ -195,7 +195,8 @@ def _plain(value: Any) -> str:
 def _validated(document: YamlDocument, base: Path) -> Config:
     try:
         # By way of JSON: in pydantic's strict mode a list is then good for a tuple, and nothing else changes.
-        config = Config.model_validate_json(json.dumps(document.values, default=_plain))
+        values = with_defaults_of_task(document.values)
+        config = Config.model_validate_json(json.dumps(values, default=_plain))
     except ValidationError as error:
         raise ConfigError(first_error(error, document, Config)) from None
     config._base = base

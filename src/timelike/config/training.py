@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -15,6 +17,7 @@ from pydantic import (
 )
 
 from timelike.config.base import Fraction, Section, Seed, Text, by_default
+from timelike.errors import ConfigError
 
 __all__ = [
     "AdadeltaConfig",
@@ -131,11 +134,74 @@ Schedule = Annotated[
 ]
 
 
+_METRICS = {  # kind of task -> metrics; those that end in _at_... are followed by a number between 0 and 1
+    "classes": (
+        "loss",
+        "auc",
+        "accuracy",
+        "balanced_accuracy",
+        "log_loss",
+        "signal_efficiency_at_background",
+        "rejection_at_signal",
+    ),
+    "multilabel": ("loss", "auc", "accuracy"),
+    "regression": ("loss", "rmse", "mae", "r2"),
+}
+_SMALL = ("loss", "log_loss", "rmse", "mae")  # the smaller, the better
+
+
+def metric_of(name: str, kind: str | None = None) -> tuple[str, float | None]:
+    """Take a metric of early stopping apart: its name, and the point at which it is meant.
+
+    Parameters
+    ----------
+    name : str
+    kind : str, optional
+        The kind of task that it must fit, "classes", "multilabel" or "regression"; any when not given.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such metric.
+
+    Examples
+    --------
+    >>> metric_of("signal_efficiency_at_background_0.01")
+    ('signal_efficiency_at_background', 0.01)
+    """
+    possible = _METRICS[kind] if kind else tuple(dict.fromkeys(m for ms in _METRICS.values() for m in ms))
+    base, _, last = name.rpartition("_")
+    if "_at_" in base:
+        try:
+            at = float(last)
+        except ValueError:
+            at = math.nan
+        if base in possible and 0.0 < at < 1.0:
+            return base, at
+    elif name in possible:
+        return name, None
+    shown = [f"{one}_0.1" if "_at_" in one else one for one in possible]
+    raise ConfigError(f"training.early_stopping.metric: {name!r}; possible: {', '.join(shown)}")
+
+
+def larger_is_better(metric: str) -> bool:
+    """Whether a metric of early stopping is to become large."""
+    return metric not in _SMALL
+
+
+def _metric(name: str) -> str:
+    try:
+        metric_of(name)
+    except ConfigError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
+    return name
+
+
 class EarlyStoppingConfig(Section):
     """Stop after `patience` epochs in which the validation metric has not improved."""
 
     patience: PositiveInt = 5
-    metric: Literal["loss", "auc"] = "loss"
+    metric: Annotated[Text, AfterValidator(_metric)] = "loss"  # see `timelike.validation`
     every: PositiveInt = 1  # epochs after which the metric is asked: those between are no candidates
 
 
@@ -183,8 +249,11 @@ class FlattenConfig(Section):
 class TrainingConfig(Section):
     """How the network is fitted."""
 
-    # sigmoid_cross_entropy: each score by itself; the others: of the scores before softmax or sigmoid
-    loss: Literal["cross_entropy", "sigmoid_cross_entropy", "squared_error", "huber"] = "cross_entropy"
+    # sigmoid_cross_entropy: each score by itself; the others: of the scores before softmax or sigmoid.
+    # In a whole config by default that of the task.
+    loss: Literal[
+        "cross_entropy", "sigmoid_cross_entropy", "squared_error", "huber", "quantile", "poisson"
+    ] = "cross_entropy"
     optimiser: Optimiser = AdamConfig()
     schedule: Schedule = ConstantSchedule()
     epochs: PositiveInt = 20

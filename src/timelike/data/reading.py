@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from timelike.data.answers import answers_of
 from timelike.data.order import step_order
 from timelike.data.scope import Scope
 from timelike.data.sources import Source, has_known_suffix, open_table, sources_of
@@ -164,11 +165,10 @@ class Chain:
             self.values(scope, steps, rows, int(offsets[-1])),
             offsets,
             tuple(steps.columns),
-            labels=self.labels(scope, source) if self.labelled and not self.data.targets else None,
-            targets=self.targets(scope) if self.labelled and self.data.targets else None,
             weights=self.weights(scope, source) if weighted else None,
             events=self.event_numbers(scope, first_event),
             observers={text: scope.per_event(text, "data.observers") for text in self.data.observers},
+            **answers_of(scope, source, self.data, steps, rows, offsets) if self.labelled else {},
         )
 
     def sort_key(self, scope: Scope, steps: Steps) -> Array | None:
@@ -228,35 +228,6 @@ class Chain:
             )
 
     # Events
-
-    def labels(self, scope: Scope, source: Source) -> Array:
-        """Give the class indices ``[B]``."""
-        if source.label is not None:
-            return np.full(scope.n_events, source.label)
-        names = list(self.data.labels)
-        held = np.stack(
-            [scope.condition(text, f"data.labels.{name}") for name, text in self.data.labels.items()]
-        )
-        bad = held.sum(axis=0) != 1
-        if bad.any():
-            b = int(np.argmax(bad))
-            which = " and ".join(f"'{names[c]}'" for c in np.flatnonzero(held[:, b]))
-            said = f"the labels {which} all hold" if which else "none of the labels holds"
-            raise scope.error("data.labels", f"event {scope.entry(b)}: {said}; exactly one is needed")
-        label: Array = np.argmax(held, axis=0)
-        return label
-
-    def targets(self, scope: Scope) -> Array:
-        """Give the targets of a regression ``[B, K]``."""
-        columns = []
-        for name, text in self.data.targets.items():
-            key = f"data.targets.{name}"
-            column = scope.per_event(text, key).astype(np.float64)
-            if not np.isfinite(column).all():
-                b = int(np.argmin(np.isfinite(column)))
-                raise scope.error(key, f"event {scope.entry(b)}: the target '{text}' is {column[b]}")
-            columns.append(column)
-        return np.stack(columns, axis=1)
 
     def weights(self, scope: Scope, source: Source) -> Array:
         """Give the event weights ``[B]``: 1 where only other sources have them."""

@@ -61,10 +61,10 @@ class RunLog:
             self._events = TensorBoard(self.folder / EVENTS, after=self.watch.steps)
         self._begun = True
 
-    def epoch(self, numbers: Mapping[str, float]) -> None:
-        """Put numbers of an epoch beside the looks, at the step that the training has reached."""
+    def epoch(self, numbers: Mapping[str, float | None]) -> None:
+        """Put the numbers that an epoch has beside the looks, at the step that the training has reached."""
         if self._events is not None:
-            tagged = {f"epoch/{name}": value for name, value in numbers.items()}
+            tagged = {f"epoch/{name}": value for name, value in numbers.items() if value is not None}
             self._events.scalars(self.watch.steps, tagged)
 
     def close(self) -> None:
