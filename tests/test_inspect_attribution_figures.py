@@ -125,8 +125,6 @@ def test_the_section_is_a_part_of_the_report(tmp_path):
         tmp_path / "run",
         metrics=metrics,
         predictions=predictions,
-        class_names=names,
-        signal="top",
         more=[section],
     )
     text = path.read_text(encoding="utf-8")

@@ -278,8 +278,15 @@ def test_a_run_of_a_regression(toy_config: Path) -> None:
     assert np.corrcoef(found[:, 0], np.minimum(test.targets[:, 0], 5))[0, 1] > 0.9
     assert np.corrcoef(found[:, 1], test.targets[:, 1])[0, 1] > 0.8
 
-    with pytest.raises(ConfigError, match="run of a regression; metrics and report are of classes alone"):
-        evaluate_run(config.run_folder)
+    evaluation = evaluate_run(config.run_folder)
+    residuals = found - test.targets
+    for k, name in enumerate(("steps", "eta")):
+        measured = evaluation.metrics["test"]["targets"][name]
+        assert test.weights is not None
+        squares = np.average(residuals[:, k] ** 2, weights=test.weights)
+        assert measured["rmse"]["value"] == pytest.approx(np.sqrt(squares), rel=1e-12)
+    page = evaluation.report.read_text(encoding="utf-8")
+    assert "Regression of steps, eta" in page
     with pytest.raises(ConfigError, match="the model is of a regression; the page is of classes alone"):
         inspect_events(model, [toy_config.parent / "toy.root"], config.run_folder / "page.html")
 
@@ -300,4 +307,4 @@ def test_the_command_tells_what_there_is_to_tell(toy_config: Path, capsys: Any) 
     shown = capsys.readouterr()
     assert "AUC" not in shown.out + shown.err
     assert "240 events (targets steps, eta; " in shown.err
-    assert "next: timelike apply" in shown.out
+    assert "next: timelike evaluate" in shown.out

@@ -48,9 +48,7 @@ def written(folder, names=("qcd", "top"), splits=("train", "test"), **changes):
     predictions = {split: sample(sizes[split], k, len(names)) for k, split in enumerate(splits)}
     metrics = evaluate(predictions, names, signal=names[-1], n_bootstrap=30)
     given = {"history": history(4), "config_text": CONFIG, "summary": SUMMARY} | changes
-    path = write_report(
-        folder, metrics=metrics, predictions=predictions, class_names=names, signal=names[-1], **given
-    )
+    path = write_report(folder, metrics=metrics, predictions=predictions, **given)
     return path, metrics
 
 
@@ -245,9 +243,7 @@ def test_many_classes(tmp_path):
 def test_negative_weights(tmp_path):
     predictions = {"test": sample(400, 1, negative=0.2)}
     metrics = evaluate(predictions, ["qcd", "top"], signal="top", n_bootstrap=20)
-    path = write_report(
-        tmp_path, metrics=metrics, predictions=predictions, class_names=["qcd", "top"], signal="top"
-    )
+    path = write_report(tmp_path, metrics=metrics, predictions=predictions)
     negative = metrics["test"]["classes"]["top"]["negative_weights"]
     assert negative > 0
     assert f'<td class="value">{negative}</td>' in path.read_text(encoding="utf-8")
@@ -311,8 +307,6 @@ def test_numbers_that_are_none_are_refused(tmp_path):
             tmp_path / "run",
             metrics=metrics,
             predictions=predictions,
-            class_names=["qcd", "top"],
-            signal="top",
         )
     assert contents(tmp_path) == {}
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from timelike import __version__, statistics, tmvacommands
+from timelike import __version__, tmvacommands
 from timelike.errors import ConfigError, require
 from timelike.files import shown
 from timelike.studycommands import register
@@ -167,13 +167,14 @@ def train(
         raise _Interrupted(str(interrupt)) from None
     best, folder = result.best, shown(result.folder)
     area = "" if best.validation_auc is None else f", AUC {best.validation_auc:.4f}"
+    if best.validation_metric is not None and (stopping := checked.training.phases[-1].early_stopping):
+        area += f", {stopping.metric} {best.validation_metric:.4g}"
     typer.echo(
         f"best epoch {best.epoch} of {len(result.history)}: "
         f"validation loss {best.validation_loss:.4f}{area}; {result.seconds:.1f} s"
     )
     typer.echo(f"model: {folder / MODEL}")
-    following = f"apply {folder / MODEL}" if checked.data.targets else f"evaluate {folder}"
-    typer.echo(f"next: timelike {following}")
+    typer.echo(f"next: timelike evaluate {folder}")
 
 
 @app.command(
@@ -189,10 +190,11 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `timelike train` wrote.")],
 ) -> None:
     """Evaluate a run on its test and training events: metrics, figures, report."""
+    from timelike.merits import lines_of_merit
     from timelike.runs import evaluate_run
 
     evaluation = evaluate_run(folder)
-    for line in _figures_of_merit(evaluation.metrics):
+    for line in lines_of_merit(evaluation.metrics):
         typer.echo(line)
     typer.echo(f"report: {shown(evaluation.report)}")
 
@@ -334,32 +336,6 @@ def info(
 
     facts = info.collect()
     typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(info.lines(facts)))
-
-
-def _figures_of_merit(metrics: dict[str, Any]) -> list[str]:
-    """Lines of what one wants to know first, test beside train."""
-    test, train = metrics["test"], metrics["train"]
-    areas = {"AUC": "auc"}
-    if "auc_macro" in test:  # of more classes than two; what follows is about one of them
-        areas = {"AUC, mean of classes": "auc_macro", f"AUC of {metrics['signal']} against the rest": "auc"}
-    lines = [f"{name} {_with_error(test[k])} (train {_with_error(train[k])})" for name, k in areas.items()]
-    for key in test["signal_efficiency"]:
-        at = key.rpartition("_")[2]
-        here, there = test["signal_efficiency"][key], train["signal_efficiency"][key]
-        lines.append(
-            f"signal efficiency at background {at}: {_with_error(here)} (train {_with_error(there)})"
-        )
-    for key in test["rejection"]:
-        at = key.rpartition("_")[2]
-        lines.append(f"background rejection at signal {at}: {_with_error(test['rejection'][key])}")
-    return lines
-
-
-def _with_error(number: dict[str, Any]) -> str:
-    value, error = number["value"], number["error"]
-    if value is None:
-        return f"more than {statistics.format_measurement(number['lower_limit'])}"
-    return statistics.format_measurement(value, error)
 
 
 register(app)

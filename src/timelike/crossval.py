@@ -272,8 +272,6 @@ def _joined(
         folder,
         metrics=evaluated,
         predictions={SPLIT: whole},
-        class_names=names,
-        signal=config.data.signal_name,
         config_text=(folder / CONFIG).read_text(encoding="utf-8"),
         summary={
             "network": network_text(config.network),

@@ -44,7 +44,7 @@ class Epoch:
     epoch: int  # from 1
     train_loss: float  # mean over the epoch's batches, while the weights changed
     validation_loss: float
-    validation_auc: float | None  # of the signal class against all others; None of a regression
+    validation_auc: float | None  # of the signal against the rest, or mean of labels; None of a regression
     learning_rate: float  # at the end
     seconds: float
     validation_metric: float | None = None  # that of early stopping, where it is neither loss nor AUC

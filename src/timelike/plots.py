@@ -291,9 +291,14 @@ def plot_loss(
 
 
 def plot_auc(
-    history: Sequence[Mapping[str, Any]], *, best: int | None = None, ax: Axes | None = None
+    history: Sequence[Mapping[str, Any]],
+    *,
+    best: int | None = None,
+    key: str = "validation_auc",
+    label: str = "Area under the ROC curve",
+    ax: Axes | None = None,
 ) -> Axes:
-    """Draw the area under the ROC curve of the validation events over the epochs.
+    """Draw the area under the ROC curve of the validation events over the epochs, or another such number.
 
     Parameters
     ----------
@@ -301,6 +306,8 @@ def plot_auc(
         One per epoch, with ``epoch``, ``validation_loss``, ``validation_auc``.
     best : int, optional
         The epoch whose weights were kept; that of the least validation loss when not given.
+    key, label : str
+        What to draw of each epoch, and its name.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -310,10 +317,10 @@ def plot_auc(
     """
     with drawing(ax) as ax:
         _mark_best(ax, best_epoch(history) if best is None else best, 0.2, 1.0)
-        epochs, values = _curve(history, "validation_auc")
+        epochs, values = _curve(history, key)
         ax.plot(epochs, values, color=INK, marker="o", markersize=4.5, label="validation")
         _epochs(ax, [int(row["epoch"]) for row in history])
-        ax.set_ylabel("Area under the ROC curve")
+        ax.set_ylabel(label)
         ax.legend(loc="lower right")
     return ax
 

@@ -13,21 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from timelike import __version__, kernels
+from timelike.batches import answers
 from timelike.config import Config, NetworkConfig, load_config
 from timelike.errors import ConfigError, DataError
-from timelike.evaluate import Predictions, evaluate
+from timelike.evaluate import evaluate
 from timelike.inspect.attribution_sections import attribution_sections
 from timelike.inspect.flow_sections import flow_sections
 from timelike.inspect.runlog import read_looks
 from timelike.inspect.watch_sections import watch_sections
 from timelike.model import Model, load_model, predict
+from timelike.multilabel import evaluate_multilabel
+from timelike.predictions import Estimates, Predictions
+from timelike.regression import evaluate_regression
 from timelike.report import write_report
+from timelike.report.page import Section
 from timelike.sequences import Sequences
 from timelike.train import CONFIG, HISTORY, MODEL, read_splits
 
-__all__ = ["Evaluation", "evaluate_run", "load_run", "network_text", "predictions_of"]
+__all__ = ["Evaluation", "estimates_of", "evaluate_run", "load_run", "network_text", "predictions_of"]
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,28 +78,16 @@ def evaluate_run(folder: str | Path) -> Evaluation:
     splits = read_splits(config)
     if not len(splits["test"]):
         raise DataError(f"{folder}: the split leaves no test events")
-    predictions = {name: predictions_of(model, splits[name]) for name in ("train", "test")}
-    metrics = evaluate(
-        predictions,
-        model.class_names,
-        signal=model.signal,
-        n_bootstrap=config.evaluation.bootstrap,
-        seed=config.evaluation.seed,
-    )
+    parts = {name: splits[name] for name in ("train", "test")}
+    predictions, metrics = _judged(config, model, parts)
     report = write_report(
         folder,
         metrics=metrics,
         predictions=predictions,
-        class_names=model.class_names,
-        signal=model.signal,
         history=history,
         config_text=(folder / CONFIG).read_text(encoding="utf-8"),
         summary=_summary(config, model, splits),
-        more=[
-            *watch_sections(looks),
-            *flow_sections(model, splits["test"]),
-            *attribution_sections(model, splits["test"]),
-        ],
+        more=[*watch_sections(looks), *_inner_sections(model, splits["test"])],
     )
     return Evaluation(metrics, report)
 
@@ -109,8 +106,6 @@ def load_run(folder: Path) -> tuple[Config, Model]:
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: not the folder of a run, it has no {name}")
     config = load_config(folder / CONFIG)
-    if config.data.targets:
-        raise ConfigError(f"{folder}: the run of a regression; metrics and report are of classes alone")
     model = load_model(folder / MODEL)
     if config.data.class_names != model.class_names:
         raise ConfigError(
@@ -121,11 +116,12 @@ def load_run(folder: Path) -> tuple[Config, Model]:
 
 
 def predictions_of(model: Model, sequences: Sequences) -> Predictions:
-    """Put a model's scores of labelled events beside what they are.
+    """Put a model's scores of labelled events, or of their labelled steps, beside what they are.
 
     Parameters
     ----------
     model : Model
+        Of classes.
     sequences : Sequences
         As read, with labels.
 
@@ -134,15 +130,70 @@ def predictions_of(model: Model, sequences: Sequences) -> Predictions:
     DataError
         If the events have no labels, or a variable of the model is missing.
     """
-    if sequences.labels is None:
-        raise DataError("the events have no labels")
+    scores, rows = _said(model, sequences, targets=False)
+    return Predictions(scores, **rows)
+
+
+def estimates_of(model: Model, sequences: Sequences) -> Estimates:
+    """Put what a model says of numbers, or of labels by themselves, beside what they are.
+
+    Parameters
+    ----------
+    model : Model
+        Of a regression or of several labels.
+    sequences : Sequences
+        As read, with targets.
+
+    Raises
+    ------
+    DataError
+        If the events have no targets, or a variable of the model is missing.
+    """
+    values, rows = _said(model, sequences, targets=True)
+    return Estimates(values, **rows)
+
+
+def _said(model: Model, sequences: Sequences, *, targets: bool) -> tuple[Floats, dict[str, Any]]:
+    """Give what a model says of all rows that have an answer, and what else is known of them."""
+    per_step = model.data.per == "step"
+    found = answers(sequences, torch.float64, targets=targets, per_step=per_step)
+    values, truth = predict(model, sequences), found.values.numpy()
     n = len(sequences)
-    return Predictions(
-        scores=predict(model, sequences),
-        labels=sequences.labels,
-        weights=np.ones(n) if sequences.weights is None else sequences.weights,
-        events=np.arange(n) if sequences.events is None else sequences.events,
-    )
+    weights = np.ones(n) if sequences.weights is None else sequences.weights
+    events = np.arange(n) if sequences.events is None else sequences.events
+    name = "targets" if targets else "labels"
+    if not per_step:
+        return values, {name: truth, "weights": weights, "events": events, "groups": None}
+    owner = np.repeat(np.arange(n), sequences.lengths)[found.answered]
+    return values[found.answered], {
+        name: truth[found.answered],
+        "weights": weights[owner],
+        "events": events[owner],
+        "groups": np.unique(owner, return_inverse=True)[1],
+    }
+
+
+def _judged(
+    config: Config, model: Model, parts: Mapping[str, Sequences]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the predictions of parts of the data, and all figures of merit."""
+    how: dict[str, Any] = {"n_bootstrap": config.evaluation.bootstrap, "seed": config.evaluation.seed}
+    if config.data.exclusive:
+        predictions = {name: predictions_of(model, part) for name, part in parts.items()}
+        return predictions, evaluate(predictions, model.class_names, signal=model.signal, **how)
+    estimates = {name: estimates_of(model, part) for name, part in parts.items()}
+    if config.data.multilabel:
+        return estimates, evaluate_multilabel(estimates, model.class_names, **how)
+    head = model.network.config.head
+    how |= {"quantiles": head.quantiles, "counts": head.output == "exponential"}
+    return estimates, evaluate_regression(estimates, model.class_names, **how)
+
+
+def _inner_sections(model: Model, sequences: Sequences) -> list[Section]:
+    """Show what goes on inside, which is there for events with classes."""
+    if not model.data.exclusive or model.data.per == "step":
+        return []
+    return [*flow_sections(model, sequences), *attribution_sections(model, sequences)]
 
 
 def network_text(network: NetworkConfig) -> str:
@@ -170,8 +221,14 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def _is_epoch(entry: object) -> bool:
-    needed = ("epoch", "train_loss", "validation_loss", "validation_auc")
+    needed = ("epoch", "train_loss", "validation_loss")
     return isinstance(entry, dict) and all(isinstance(entry.get(key), int | float) for key in needed)
+
+
+def _stopped_by(config: Config) -> dict[str, str]:
+    """Say what chose the epoch, where it is neither of the figures that every report shows."""
+    stopping = config.training.phases[-1].early_stopping
+    return {} if stopping is None or stopping.metric in ("loss", "auc") else {"stopped_by": stopping.metric}
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -188,6 +245,7 @@ def _summary(config: Config, model: Model, splits: Mapping[str, Sequences]) -> d
         "variables": ", ".join(model.variables),
         "epochs": record.get("epochs", 0),
         "best_epoch": (record.get("best") or {}).get("epoch", 0),
+        **_stopped_by(config),
         "seconds": record.get("seconds", 0.0),
         "threads": config.training.threads,
         "isa": kernels.isa(),

@@ -52,7 +52,6 @@ def write_scan_page(folder: Path, results: Mapping[str, Any], best: str) -> Path
         sections=sections,
         drawings={f.name: inline_svg(drawn[f.name]["svg"], f.name, f.alt) for f in figures},
         version=__version__,
-        definitions=False,
         numbers="scan.json",
     )
     (folder / "figures").mkdir(exist_ok=True)

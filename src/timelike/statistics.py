@@ -170,7 +170,11 @@ def ks_test(first: Floats, first_weights: Floats, second: Floats, second_weights
 
 
 def bootstrap_weights(
-    weights: Floats, classes: NDArray[np.int64], n: int, seed: int | Sequence[int]
+    weights: Floats,
+    classes: NDArray[np.int64] | None,
+    n: int,
+    seed: int | Sequence[int],
+    groups: NDArray[np.int64] | None = None,
 ) -> Iterator[Floats]:
     """Make the sets of weights from which values and their uncertainties are computed.
 
@@ -178,16 +182,21 @@ def bootstrap_weights(
     class as many events are drawn with replacement as it has, and an event's weight is multiplied by how
     often it was drawn. Numbers of events per class are thus kept, and no class can come out empty.
 
+    What hangs together is drawn together: of the steps of events, whole events are drawn, and then a class
+    of steps can come out with more or fewer of them, or with none.
+
     Parameters
     ----------
     weights : ndarray, shape [B]
         Event weights.
-    classes : ndarray of int, shape [B]
-        Class of each event.
+    classes : ndarray of int, shape [B], or None
+        Class of each event; None where there are none.
     n : int
         Number of replicas.
     seed : int or sequence of int
         Seed of the draws.
+    groups : ndarray of int, shape [B], optional
+        The event to which each row belongs, where rows are steps: 0 to the number of events less one.
 
     Yields
     ------
@@ -199,15 +208,19 @@ def bootstrap_weights(
     B. Efron, Ann. Statist. 7 (1979) 1.
     """
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
+    drawn_apart = np.zeros(len(weights), np.int64) if classes is None else classes
+    if groups is not None:
+        drawn_apart = np.zeros(int(groups.max()) + 1, np.int64)
+    members = [np.flatnonzero(drawn_apart == c) for c in np.unique(drawn_apart)]
     rows_per_block = max(1, _BLOCK // len(weights))
     for start in range(0, n + 1, rows_per_block):
-        block = np.empty((min(rows_per_block, n + 1 - start), len(weights)))
+        times = np.empty((min(rows_per_block, n + 1 - start), len(drawn_apart)))
         for chosen in members:
-            shape = (len(block), len(chosen))
-            drawn = rng.integers(0, len(chosen), size=shape) + len(chosen) * np.arange(len(block))[:, None]
-            times = np.bincount(drawn.ravel(), minlength=block.shape[0] * len(chosen)).reshape(shape)
-            block[:, chosen] = times * weights[chosen]
+            shape = (len(times), len(chosen))
+            drawn = rng.integers(0, len(chosen), size=shape) + len(chosen) * np.arange(len(times))[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=times.shape[0] * len(chosen))
+            times[:, chosen] = counts.reshape(shape)
+        block = (times if groups is None else times[:, groups]) * weights
         if start == 0:
             block[0] = weights
         yield block

@@ -5,7 +5,8 @@ Figures of merit that can choose the best epoch and end a training, by the name 
 ============================================  =========================================================
 ``loss``                                      what is minimised, regularisation included
 ``auc``                                       area under the ROC curve of the signal against the rest;
-                                              of a multilabel task the mean of all labels
+                                              of a multilabel task the mean of all labels, those left
+                                              out that hold for all validation events or for none
 ``accuracy``, ``balanced_accuracy``           share of right decisions; the mean of the classes' own
 ``log_loss``                                  mean of ``-log p`` of the true class
 ``signal_efficiency_at_background_X``         at the background efficiency X, such as 0.01
@@ -29,7 +30,7 @@ import torch
 from timelike.batches import Answers, answers
 from timelike.config import TrainingConfig
 from timelike.config.training import metric_of
-from timelike.errors import TimelikeError
+from timelike.errors import DataError, TimelikeError
 from timelike.losses import loss_of, penalty
 from timelike.network import Network, logits, outputs
 from timelike.roc import roc_curve
@@ -50,7 +51,7 @@ class Judged:
     """What the validation events say of the weights."""
 
     loss: float
-    auc: float | None  # None without a signal class
+    auc: float | None  # None of a regression
     metric: float | None  # that of early stopping, where it is another than these two
 
 
@@ -90,10 +91,10 @@ class Judge:
         self._answers: Answers = answers(
             validation, torch.float64, targets=signal is None, per_step=network.per_step
         )
-        kind = "classes" if signal is not None else _KIND[network.config.head.output]
+        self._kind = "classes" if signal is not None else _KIND[network.config.head.output]
         for phase in config.phases:
             if phase.early_stopping is not None:
-                metric_of(phase.early_stopping.metric, kind)
+                metric_of(phase.early_stopping.metric, self._kind)
 
     def __call__(self, network: Network, config: TrainingConfig, number: int) -> Judged:
         """Judge the weights after an epoch.
@@ -119,10 +120,10 @@ class Judge:
         answered = self._answers.answered
         chosen = slice(None) if answered is None else answered
         truth = (said[chosen], self._answers.values.numpy()[chosen], self._weights[chosen], self._signal)
-        auc = None if self._signal is None else _auc(*truth)
+        auc = None if self._kind == "regression" else _auc(*truth)
         wanted = config.early_stopping.metric if config.early_stopping else "loss"
         metric = None
-        if wanted not in ("loss", "auc") or (wanted == "auc" and auc is None):
+        if wanted not in ("loss", "auc"):
             metric = _measure(wanted, truth, network.config.head.quantiles)
             if math.isnan(metric):
                 raise TrainingError(
@@ -153,8 +154,10 @@ def _measure(name: str, truth: _Truth, quantiles: tuple[float, ...]) -> float:
 def _auc(said: Floats, labels: npt.NDArray[np.int64] | Floats, weights: Floats, signal: int | None) -> float:
     if signal is not None:
         return roc_curve(said[:, signal], labels == signal, weights).auc
-    each = [roc_curve(said[:, k], labels[:, k] == 1, weights).auc for k in range(said.shape[1])]
-    return float(np.mean(each))
+    told = [k for k in range(said.shape[1]) if 0 < np.count_nonzero(labels[:, k]) < len(labels)]
+    if not told:
+        raise DataError("validation: each label holds for all events, or for none; an area needs both")
+    return float(np.mean([roc_curve(said[:, k], labels[:, k] == 1, weights).auc for k in told]))
 
 
 def _accuracy(
@@ -198,7 +201,6 @@ def _r2(said: Floats, targets: Floats, weights: Floats, signal: int | None) -> f
 
 
 _MEASURES: dict[str, Callable[..., float]] = {
-    "auc": _auc,
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced,
     "log_loss": _log_loss,

@@ -63,7 +63,7 @@ def with_defaults_of_task(values: Any) -> Any:
             "output", "multilabel" if kind == "multilabel" else "exponential" if counts else "linear"
         )
         if training["loss"] == "quantile":
-            head.setdefault("quantiles", _QUANTILES)
+            head["quantiles"] = head.get("quantiles") or _QUANTILES
         network["head"] = head
     if data.get("per") == "step":
         network.setdefault("pooling", "none")

@@ -139,7 +139,7 @@ def render_page(**content: Any) -> str:
     **content
         What the template asks for: ``title``, ``headline``, ``sections``, ``drawings`` and the like; see
         ``templates/report.html``. Drawings, the figures' elements by name, are the only text that is put in
-        as it is. With ``definitions``, as it is if nothing is said, the figures of merit are explained;
+        as it is. ``definitions`` are terms with their meaning, for the end of the page, or none;
         ``numbers`` is the file that has all of them.
 
     Returns
@@ -157,6 +157,6 @@ def render_page(**content: Any) -> str:
     )
     markup = require("markupsafe", "train").Markup
     content["drawings"] = {name: markup(drawing) for name, drawing in content["drawings"].items()}
-    content = {"definitions": True, "numbers": "metrics.json", **content}
+    content = {"definitions": (), "numbers": "metrics.json", **content}
     page: str = environment.get_template("report.html").render(**content)
     return page

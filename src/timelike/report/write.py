@@ -1,35 +1,54 @@
 """The report of a run: ``metrics.json``, ``figures/*.png`` and ``*.pdf``, and one ``report.html``.
 
 The page needs nothing but itself: no network, no other files; it reads in light and dark, on a phone and
-on paper. What it says is in `timelike.report.sections`, how it looks in
+on paper. What it says of a task is in `timelike.report.classes`, `timelike.report.multilabel` and
+`timelike.report.regression`, of every run in `timelike.report.run`; how it looks is in
 ``templates/report.html``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from timelike import __version__
 from timelike.canvas import render
 from timelike.errors import ConfigError
 from timelike.files import replacing
-from timelike.predictions import Predictions
+from timelike.predictions import Estimates, Predictions
+from timelike.report import classes, multilabel, regression
 from timelike.report.page import Section, inline_svg, render_page
-from timelike.report.sections import SECTIONS, Run, headline
 
 __all__ = ["write_report"]
+
+
+class _Task(NamedTuple):
+    """What a report of a kind of task is made by."""
+
+    run: type[Any]
+    headline: Callable[[Any], dict[str, Any]]
+    sections: tuple[Callable[[Any], Section | None], ...]
+    definitions: Callable[[Any], tuple[tuple[str, str], ...]]
+
+
+_TASKS = {
+    "classes": _Task(classes.OfClasses, classes.headline, classes.SECTIONS, classes.definitions),
+    "multilabel": _Task(
+        multilabel.OfLabels, multilabel.headline, multilabel.SECTIONS, multilabel.definitions
+    ),
+    "regression": _Task(
+        regression.OfNumbers, regression.headline, regression.SECTIONS, regression.definitions
+    ),
+}
 
 
 def write_report(
     folder: str | Path,
     *,
     metrics: Mapping[str, Any],
-    predictions: Mapping[str, Predictions],
-    class_names: Sequence[str],
-    signal: str,
+    predictions: Mapping[str, Predictions] | Mapping[str, Estimates],
     history: Sequence[Mapping[str, Any]] = (),
     config_text: str = "",
     summary: Mapping[str, Any] | None = None,
@@ -46,13 +65,10 @@ def write_report(
     folder : path
         The run's folder; its name is the run's name in the report. It is made if it is not there.
     metrics : mapping
-        As `timelike.evaluate.evaluate` gives them.
-    predictions : mapping of str to Predictions
+        As `timelike.evaluate.evaluate` gives them, or `timelike.regression.evaluate_regression` or
+        `timelike.multilabel.evaluate_multilabel`: their ``task`` decides what is told.
+    predictions : mapping of str to Predictions or Estimates
         The splits that were evaluated.
-    class_names : sequence of str
-        Names of the classes.
-    signal : str
-        The signal class.
     history : sequence of mapping
         Numbers of each epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``validation_auc``. Without
         any, the report has no section on training.
@@ -79,27 +95,27 @@ def write_report(
         If matplotlib, mplhep or Jinja2 is not installed.
     """
     folder = Path(folder)
-    run = Run(
+    of_task = _TASKS[metrics["task"]]
+    run = of_task.run(
         name=folder.resolve().name,
         metrics=metrics,
         predictions=predictions,
-        class_names=tuple(class_names),
-        signal=signal,
         history=history,
         config_text=config_text,
         summary=dict(summary or {}),
         commands=tuple(commands),
     )
-    own = [section for make in SECTIONS if (section := make(run)) is not None]
+    own = [section for make in of_task.sections if (section := make(run)) is not None]
     sections = [*own[:-1], *more, *own[-1:]]
     figures = [figure for section in sections for figure in section.figures]
     drawn = {figure.name: render(figure.axes, "svg", "png", "pdf") for figure in figures}
     page = render_page(
         name=run.name,
-        headline=headline(run),
+        headline=of_task.headline(run),
         sections=sections,
         drawings={f.name: inline_svg(drawn[f.name]["svg"], f.name, f.alt) for f in figures},
         version=__version__,
+        definitions=of_task.definitions(run),
     )
     files = {"metrics.json": _as_json(metrics).encode()}
     for name, forms in drawn.items():

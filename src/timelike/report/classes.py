@@ -1,30 +1,27 @@
-"""What a report says: its headline, and a function for each section.
+"""What a report says of classes: its headline, and a function for each section.
 
-Each function takes a `Run` and gives a `Section`, or None where there is nothing to say (no history, no
+Each function takes the run and gives a `Section`, or None where there is nothing to say (no history, no
 training events). To add to the report, write another and put it in `SECTIONS`, in the order of reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from shlex import quote
 from typing import Any
 
 from timelike.canvas import INK, class_colours, subplots
 from timelike.evaluate import BACKGROUND_POINTS, SIGNAL_POINTS
 from timelike.plots import (
-    best_epoch,
-    plot_auc,
     plot_confusion,
     plot_cut,
-    plot_loss,
     plot_overtraining,
     plot_roc,
 )
-from timelike.predictions import Predictions
+from timelike.report.definitions import CLASSES
 from timelike.report.page import Cell, Figure, Row, Section, Table, Tile
+from timelike.report.run import Run, parts, reproduction, subtitle, training
 from timelike.report.typography import (
     cell,
     count,
@@ -37,40 +34,29 @@ from timelike.report.typography import (
 from timelike.roc import Roc, roc_curve
 from timelike.statistics import format_probability
 
-__all__ = ["SECTIONS", "Run", "headline"]
+__all__ = ["SECTIONS", "OfClasses", "definitions", "headline"]
 
 LINESTYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """All that a report is about."""
-
-    name: str
-    metrics: Mapping[str, Any]
-    predictions: Mapping[str, Predictions]
-    class_names: tuple[str, ...]
-    signal: str
-    history: Sequence[Mapping[str, Any]]
-    config_text: str
-    summary: Mapping[str, Any]
-    commands: tuple[str, ...] = ()  # that make it again, where these are not those of a training
+class OfClasses(Run):
+    """A run that tells classes apart."""
 
     @property
-    def split(self) -> str:
-        """The split that counts: test, or the first there is."""
-        return "test" if "test" in self.predictions else next(iter(self.predictions))
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.metrics["classes"])
 
     @property
-    def splits(self) -> list[str]:
-        """All splits, the one that counts first."""
-        return [self.split, *(name for name in self.predictions if name != self.split)]
+    def signal(self) -> str:
+        """The signal class."""
+        return str(self.metrics["signal"])
 
     @property
-    def found(self) -> Mapping[str, Any]:
-        """Metrics of the split that counts."""
-        result: Mapping[str, Any] = self.metrics[self.split]
-        return result
+    def area_note(self) -> str:
+        """Of more classes than two, whose area it is."""
+        return "" if self.binary else f" It is the area of {self.signal} against all other classes."
 
     @property
     def binary(self) -> bool:
@@ -93,10 +79,15 @@ class Run:
         return roc_curve(predicted.scores[:, c], predicted.labels == c, predicted.weights)
 
 
+def definitions(run: OfClasses) -> tuple[tuple[str, str], ...]:
+    """Give the words for what is in this report."""
+    return CLASSES
+
+
 # The headline
 
 
-def headline(run: Run) -> dict[str, Any]:
+def headline(run: OfClasses) -> dict[str, Any]:
     """Give what is seen first: title, area, tiles, verdict."""
     found = run.found
     area = found["auc"] if run.binary else found["auc_macro"]
@@ -104,21 +95,21 @@ def headline(run: Run) -> dict[str, Any]:
     groups: list[tuple[str, list[Tile]]] = []
     if run.binary:
         efficiencies = [
-            Tile(f"at {percent(point)} background", *_parts(cell(measured)))
+            Tile(f"at {percent(point)} background", *parts(cell(measured)))
             for point, measured in zip(BACKGROUND_POINTS, found["signal_efficiency"].values(), strict=True)
         ]
         rejections = [
-            Tile(f"at {percent(point)} signal", *_parts(rejection_cell(measured)))
+            Tile(f"at {percent(point)} signal", *parts(rejection_cell(measured)))
             for point, measured in zip(SIGNAL_POINTS, found["rejection"].values(), strict=True)
         ]
         groups = [("Signal efficiency", efficiencies), ("Background rejection", rejections)]
     else:
         shown = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss"}
-        tiles = [Tile(label, *_parts(cell(found[key]))) for key, label in shown.items()]
+        tiles = [Tile(label, *parts(cell(found[key]))) for key, label in shown.items()]
         worst = min(run.class_names, key=lambda name: float(found["one_vs_rest"][name]["auc"]["value"]))
         best = max(run.class_names, key=lambda name: float(found["one_vs_rest"][name]["auc"]["value"]))
         extremes = [
-            Tile(f"{kind}: {name}", *_parts(cell(found["one_vs_rest"][name]["auc"], digits=4)))
+            Tile(f"{kind}: {name}", *parts(cell(found["one_vs_rest"][name]["auc"], digits=4)))
             for kind, name in (("best", best), ("hardest", worst))
         ]
         groups = [("All classes", tiles), ("AUC of one class", extremes)]
@@ -129,7 +120,7 @@ def headline(run: Run) -> dict[str, Any]:
         title += ", …" if len(run.class_names) > 6 else ""
     return {
         "title": title,
-        "subtitle": _subtitle(run),
+        "subtitle": subtitle(run),
         "area_label": "Area under the ROC curve"
         if run.binary
         else "Area under the ROC curve, mean of classes",
@@ -141,24 +132,7 @@ def headline(run: Run) -> dict[str, Any]:
     }
 
 
-def _parts(cell: Cell) -> tuple[str, str, str]:
-    return cell.value, cell.error, cell.note
-
-
-def _subtitle(run: Run) -> str:
-    summary, parts = run.summary, []
-    if "network" in summary:
-        parts.append(str(summary["network"]))
-    if "n_parameters" in summary:
-        parts.append(f"{count(summary['n_parameters'])} parameters")
-    if "n_train" in summary:
-        seconds = f" in {number(summary['seconds'], 3)}\u202fs" if "seconds" in summary else ""
-        parts.append(f"trained on {count(summary['n_train'])} events{seconds}")
-    parts.append(f"figures from {count(run.found['events'])} {run.split} events")
-    return " · ".join(parts)
-
-
-def _evidence(run: Run) -> str:
+def _evidence(run: OfClasses) -> str:
     found = run.metrics["overtraining"]
     if found is None:
         return ""
@@ -180,7 +154,7 @@ def _evidence(run: Run) -> str:
 # Sections
 
 
-def separation_power(run: Run) -> Section:
+def separation_power(run: OfClasses) -> Section:
     """Say how well signal and background are told apart."""
     figures = [_roc_figure(run)]
     if run.binary:
@@ -189,14 +163,14 @@ def separation_power(run: Run) -> Section:
     return Section(
         "separation",
         "Separation power",
-        f"All figures are of the {run.split} events, which the network has not seen in training, "
+        f"All figures are of the {run.split} {run.unit}, which the network has not seen in training, "
         "unless another column or curve says so.",
         tuple(figures),
         tuple(tables),
     )
 
 
-def _roc_figure(run: Run) -> Figure:
+def _roc_figure(run: OfClasses) -> Figure:
     found, replicas = run.found, run.metrics["bootstrap"]["replicas"]
     band = f" Bands are one standard deviation of {replicas} bootstrap replicas; " if replicas > 1 else ""
     band += "they open upwards where only a few background events are left." if replicas > 1 else ""
@@ -244,7 +218,7 @@ def _roc_figure(run: Run) -> Figure:
     return Figure("roc", ax, alt, caption)
 
 
-def _cut_figure(run: Run) -> Figure:
+def _cut_figure(run: OfClasses) -> Figure:
     found = run.found
     yields = tuple(found["classes"][name]["sum_of_weights"] for name in (run.signal, run.background))
     ax = plot_cut(
@@ -264,7 +238,7 @@ def _cut_figure(run: Run) -> Figure:
     return Figure("cut", ax, f"Efficiencies and purity over the cut on P({run.signal})", caption)
 
 
-def _main_table(run: Run) -> Table:
+def _main_table(run: OfClasses) -> Table:
     rows = []
 
     def row(label: str, pick: Callable[[Mapping[str, Any]], Cell]) -> None:
@@ -291,7 +265,7 @@ def _main_table(run: Run) -> Table:
     return Table(("", *run.splits), tuple(rows))
 
 
-def _class_table(run: Run) -> Table:
+def _class_table(run: OfClasses) -> Table:
     rows = []
     for name in run.class_names:
         one = run.found["one_vs_rest"][name]
@@ -305,7 +279,7 @@ def _class_table(run: Run) -> Table:
     return Table(head, tuple(rows))
 
 
-def overtraining(run: Run) -> Section | None:
+def overtraining(run: OfClasses) -> Section | None:
     """Say whether the network has learnt its training events by heart."""
     found = run.metrics["overtraining"]
     if found is None:
@@ -347,7 +321,7 @@ def overtraining(run: Run) -> Section | None:
     return Section("overtraining", "Overtraining", found["verdict"], (figure,), (_ks_table(run),))
 
 
-def _ks_table(run: Run) -> Table:
+def _ks_table(run: OfClasses) -> Table:
     found = run.metrics["overtraining"]
     if run.binary:
         lines = [(run.signal, found, "signal"), (run.background, found, "background")]
@@ -373,36 +347,7 @@ def _ks_table(run: Run) -> Table:
     return Table(head, rows)
 
 
-def training(run: Run) -> Section | None:
-    """Show how the fit went."""
-    if not run.history:
-        return None
-    best = int(run.summary.get("best_epoch") or best_epoch(run.history))
-    kept = next((row for row in run.history if int(row["epoch"]) == best), run.history[-1])
-    last = run.history[-1]
-    caption = (
-        f"Both losses should fall together. The weights kept are those of epoch {best} of "
-        f"{len(run.history)}, validation loss {number(kept['validation_loss'], 4)}. Where it turns up "
-        "while the training loss still falls, the network begins to learn its events by heart; where both "
-        "still fall at the end, more epochs would help."
-    )
-    if int(last["epoch"]) == best and len(run.history) > 1:
-        caption += " Here the last epoch is the best: try more."
-    figures = [
-        Figure("loss", plot_loss(run.history, best=best), f"Loss over {len(run.history)} epochs", caption)
-    ]
-    if any(row.get("validation_auc") is not None for row in run.history):
-        ax = plot_auc(run.history, best=best)
-        kept_auc = kept.get("validation_auc")
-        caption = "The figure of merit on the validation events, which the fit does not see"
-        caption += f": {number(kept_auc, 4)} at the epoch kept." if kept_auc is not None else "."
-        if not run.binary:
-            caption += f" It is the area of {run.signal} against all other classes."
-        figures.append(Figure("auc", ax, "Validation AUC over the epochs", caption))
-    return Section("training", "Training", figures=tuple(figures))
-
-
-def decisions(run: Run) -> Section:
+def decisions(run: OfClasses) -> Section:
     """Show which class each event is given to."""
     found = run.found
     names = run.class_names
@@ -438,52 +383,7 @@ def decisions(run: Run) -> Section:
     return Section("decisions", "Decisions", figures=(figure,), tables=(table,))
 
 
-# Words for the keys of a summary; others are shown as they are.
-_FACTS = {
-    "network": "network",
-    "n_parameters": "parameters",
-    "n_train": "training events",
-    "n_validation": "validation events",
-    "n_test": "test events",
-    "steps": "time steps, all events",
-    "variables": "variables",
-    "epochs": "epochs",
-    "best_epoch": "epoch kept",
-    "seconds": "training time / s",
-    "threads": "threads",
-    "isa": "instruction set",
-    "version": "timelike version",
-}
-
-
-def reproduction(run: Run) -> Section:
-    """Say what was trained, and how to do it again."""
-    facts = [(_FACTS.get(key, key.replace("_", " ")), _fact(value)) for key, value in run.summary.items()]
-    bootstrap, again = run.metrics["bootstrap"], f"{run.name}_again"
-    facts.append(("bootstrap", f"{bootstrap['replicas']} replicas, seed {bootstrap['seed']}"))
-    return Section(
-        "reproduce",
-        "Model, and how to reproduce it",
-        "The config below holds every setting and seed; training it again with the same version, data and "
-        "instruction set gives the same network.",
-        facts=tuple(facts),
-        commands=run.commands
-        or (
-            f"timelike train {quote(run.name + '/config.yaml')} --output {quote(again)}",
-            f"timelike evaluate {quote(again)}",
-        ),
-        listing=run.config_text,
-        listing_title="config.yaml",
-    )
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return count(value) if isinstance(value, int) else number(value, 4)
-
-
-SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
+SECTIONS: tuple[Callable[[OfClasses], Section | None], ...] = (
     separation_power,
     overtraining,
     training,
