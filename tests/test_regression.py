@@ -287,7 +287,7 @@ def test_a_run_of_a_regression(toy_config: Path) -> None:
         assert measured["rmse"]["value"] == pytest.approx(np.sqrt(squares), rel=1e-12)
     page = evaluation.report.read_text(encoding="utf-8")
     assert "Regression of steps, eta" in page
-    with pytest.raises(ConfigError, match="the model is of a regression; the page is of classes alone"):
+    with pytest.raises(ConfigError, match="the page is of events of classes; this is a regression model"):
         inspect_events(model, [toy_config.parent / "toy.root"], config.run_folder / "page.html")
 
 

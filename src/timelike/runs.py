@@ -190,10 +190,10 @@ def _judged(
 
 
 def _inner_sections(model: Model, sequences: Sequences) -> list[Section]:
-    """Show what goes on inside, which is there for events with classes."""
-    if not model.data.exclusive or model.data.per == "step":
-        return []
-    return [*flow_sections(model, sequences), *attribution_sections(model, sequences)]
+    """Show what goes on inside; attributions are there for events with classes."""
+    flow = flow_sections(model, sequences)
+    of_events = model.data.exclusive and model.data.per == "event"
+    return [*flow, *attribution_sections(model, sequences)] if of_events else flow
 
 
 def network_text(network: NetworkConfig) -> str:

@@ -95,8 +95,9 @@ def inspect_events(
         raise ConfigError("no input files")
     where = "" if isinstance(model, Model) else _name_of(Path(model))
     model = model if isinstance(model, Model) else load_model(model)
-    if model.data.targets:
-        raise ConfigError("the model is of a regression; the page is of classes alone")
+    if not model.data.exclusive or model.data.per == "step":
+        what = "of steps" if model.data.per == "step" else f"a {model.data.kind} model"
+        raise ConfigError(f"the page is of events of classes; this is {what}. Traces show it: timelike.trace")
     if class_name is not None and class_name not in model.class_names:
         raise ConfigError(
             f"class {class_name!r}: there is no such class; {nearest(class_name, model.class_names)}"

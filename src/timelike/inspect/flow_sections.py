@@ -42,6 +42,7 @@ def flow_sections(model: Model, sequences: Sequences, *, n_events: int = 300, se
     found = trace(model, sequences[chosen])
     if found.layers[0].lengths.max(initial=0) < 2:
         return []
+    loss = "the loss" if sequences.labels is not None else "what it says"
     facts: list[tuple[str, str]] = []
     figures: list[Figure] = []
     gates: list[Row] = []
@@ -58,7 +59,7 @@ def flow_sections(model: Model, sequences: Sequences, *, n_events: int = 300, se
         facts.append((f"memory of {name}", f"nine tenths of the gradient are gone after {remembers}"))
         axes = plot_gradient_flow(gradient_flow(layer), remembers)
         caption = (
-            f"Gradient of the loss with respect to the states of {name}, by the number of steps to the end: "
+            f"Gradient of {loss} with respect to the states of {name}, by the number of steps to the end: "
             f"median of those of {len(chosen)} events that reach so far, in grey their number; the bands "
             "hold 68 % of them. The dashed line is the horizon, after which less than a tenth of the "
             "gradient of the last hidden state is left, by its Jacobians."

@@ -25,7 +25,7 @@ from timelike.files import replacing
 from timelike.inspect.layertrace import LayerTrace
 from timelike.inspect.records import layers_of
 from timelike.model import Model
-from timelike.network import evaluating, ragged
+from timelike.network import evaluating, outputs, ragged
 from timelike.recording import Record, recording
 from timelike.recurrent import Recurrent
 from timelike.sequences import Sequences
@@ -47,7 +47,7 @@ class Trace:
     loss : float
         What the gradients are of.
     output
-        What the model gave: for a `timelike.model.Model` the probabilities of the classes [B, C].
+        What the model gave: for a `timelike.model.Model` what it says, as `timelike.model.predict` gives it.
     names : tuple of str
         Names of the inputs of the first layer.
     sequences : Sequences or None
@@ -214,9 +214,10 @@ def trace(
         What the gradients are of. A callable takes the output and gives a number: for a
         `timelike.model.Model` the output are logits [B, C], for a layer ``(output, h_n)`` as it returns
         them. For a model the name of a class stands for the sum of its logits, and by default it is the
-        sum of the events' cross entropies, without event weights, or where there are no labels the logit of
-        the signal. By default, for a layer, it is the sum of the last hidden states; any other module needs
-        one.
+        sum of the events' cross entropies, without event weights; where there are no labels, or only steps
+        have some, the logit of the signal; of a regression or of several labels the sum of all numbers
+        before the output. By default, for a layer, it is the sum of the last hidden states; any other
+        module needs one.
     names : sequence of str, optional
         Names of the inputs of the first layer; for a model its variables.
     **arguments
@@ -290,8 +291,8 @@ def _trace_model(model: Model, sequences: Sequences, loss: str | Loss | None) ->
     batch = ragged(ready, next(model.network.parameters()).dtype)
     with evaluating(model.network):
         kept, value, logits = _run(model.network, _loss_of_model(model, sequences, loss), batch)
-    probabilities = logits.double().softmax(dim=1).numpy()
-    return Trace(layers_of(model.network, kept), value, probabilities, model.inputs, sequences)
+    said = outputs(logits.double(), model.network.config.head.output).numpy()
+    return Trace(layers_of(model.network, kept), value, said, model.inputs, sequences)
 
 
 def _loss_of_model(model: Model, sequences: Sequences, loss: str | Loss | None) -> Loss:
@@ -300,10 +301,12 @@ def _loss_of_model(model: Model, sequences: Sequences, loss: str | Loss | None) 
     if loss is None and sequences.labels is not None:
         labels = torch.from_numpy(np.array(sequences.labels))
         return lambda logits: nn.functional.cross_entropy(logits, labels, reduction="sum")
+    if loss is None and not model.data.exclusive:
+        return lambda logits: logits.sum()
     name = model.signal if loss is None else loss
-    if name not in model.class_names:
-        raise ConfigError(f"loss {name!r}: there is no such class; {nearest(name, model.class_names)}")
-    index = model.class_names.index(name)
+    if name not in model.output_names:
+        raise ConfigError(f"loss {name!r}: there is no such class; {nearest(name, model.output_names)}")
+    index = model.output_names.index(name)
     return lambda logits: logits[:, index].sum()
 
 
