@@ -453,7 +453,7 @@ def test_splits_by_folds_are_checked(values: dict[str, Any], said: str) -> None:
     [
         (
             {"data.labels": {}, "data.targets": {"pt": "jet_pt"}, "training.loss": "huber"},
-            "cross validation is of classes; with data.targets it is not there yet",
+            "cross validation is of events of classes",
         ),
         ({"data.stream": {}}, "data.stream: cross validation needs all events in memory"),
     ],

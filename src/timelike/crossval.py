@@ -187,8 +187,8 @@ def _configs(
 ) -> list[Config]:
     """Make the config of each fold."""
     config = config if isinstance(config, Config) else load_config(config)
-    if config.data.targets:
-        raise ConfigError("cross validation is of classes; with data.targets it is not there yet")
+    if not config.data.exclusive or config.data.per == "step":
+        raise ConfigError("cross validation is of events of classes; for other tasks it is not there yet")
     if config.data.stream is not None:
         raise ConfigError("data.stream: cross validation needs all events in memory")
     own = config.split.folds or FoldsConfig()
