@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import awkward as ak
@@ -21,31 +19,19 @@ from hypothesis import strategies as st
 from scipy.stats import truncnorm
 from sklearn.metrics import roc_auc_score
 
+from example_scripts import EXAMPLES, load
 from timelike import data
 from timelike.config import load_config
 from timelike.model import predict
 from timelike.train import read_splits, train
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TOPS = EXAMPLES / "top_tagging"
 TUTORIAL = EXAMPLES / "tmva_rnn"
 CONFIGS = {"top_tagging": TOPS / "top_tagging.yaml", "tmva_rnn": TUTORIAL / "tmva_rnn.yaml"}
 
 
-def load(folder: Path) -> ModuleType:
-    """Import the generator of an example, which is a script in a folder and no part of the package."""
-    name = f"{folder.name}_generate"
-    spec = importlib.util.spec_from_file_location(name, folder / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-tutorial = load(TUTORIAL)
-tops = load(TOPS)
+tutorial = load(TUTORIAL / "generate.py")
+tops = load(TOPS / "generate.py")
 
 
 # -- the generator of the tutorial's data set ---------------------------------------------------------------
