@@ -12,6 +12,7 @@ import wave
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from timelike.train import read_splits, train
 
 DIGITS, VOWELS, ETT = (EXAMPLES / name for name in ("digits", "japanese_vowels", "etth1"))
 digits, vowels, ett = (load(folder / "prepare.py") for folder in (DIGITS, VOWELS, ETT))
+figure = load(ETT / "figure.py")
 five_seeds = load(EXAMPLES / "five_seeds.py")
 
 REAL = Path(os.environ["TIMELIKE_DATA"]) if "TIMELIKE_DATA" in os.environ else None
@@ -243,7 +245,7 @@ def forecasts(temperatures: Path) -> tuple[dict[str, Sequences], dict[str, tuple
 
 def test_each_hour_has_its_forecast_once(forecasts: Any, series: np.ndarray) -> None:
     splits, _ = forecasts
-    hour = {value: t for t, value in enumerate(series)}  # no two are alike
+    hour = {value: t + 1 for t, value in enumerate(np.diff(series))}  # no two are alike
     for part, first, count in (("train", 24, 8592), ("validation", 8639, 2857), ("test", 11519, 2857)):
         events = splits[part]
         assert events.step_targets is not None
@@ -292,6 +294,10 @@ def test_five_seeds_judge_forecasts(temperatures: Path, forecasts: Any, tmp_path
     assert rows[3]["MSE"] == pytest.approx(np.nanmean(errors**2), rel=errors.size * EPS)
     assert rows[3]["MAE"] == pytest.approx(np.nanmean(np.abs(errors)), rel=errors.size * EPS)
     assert rows[3]["MSE"] < naive["the last value"][0]  # which does not know of the period
+
+    of_run = small | figure.TEMPERATURE | {"output": str(tmp_path / "run-seed3")}
+    figure.draw(load_config(ETT / "etth1.yaml", overrides=of_run), tmp_path / "forecasts.png")
+    assert matplotlib.image.imread(tmp_path / "forecasts.png").shape == (300, 900, 4)
 
 
 @pytest.mark.parametrize(
