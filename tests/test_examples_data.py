@@ -127,8 +127,8 @@ def test_five_seeds_train_and_judge(tones: Path, tmp_path: Path, capsys: pytest.
         "network.head": {"units": [8]},
         "training.optimiser": {"learning_rate": 0.03},
         "training.schedule": {"name": "constant"},
-        "training.epochs": 10,
-        "training.batch_size": 8,
+        "training.epochs": 3,
+        "training.batch_size": 2,
     }
     rows = five_seeds.run(DIGITS / "digits.yaml", [1, 2], "test", small)
     assert capsys.readouterr().err.count("seed") == 2
