@@ -1,5 +1,6 @@
-"""Files as experiments write them; skipped where the collection is not there."""
+"""Files as experiments write them; run where `TIMELIKE_DATA` names the folder of a collection."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,9 @@ import pytest
 from event_files import read_events
 from timelike.errors import DataError
 
-FILES = Path(__file__).resolve().parents[2] / "shared" / "data" / "root_files"
+FILES = Path(os.environ.get("TIMELIKE_DATA", "no-data")) / "root_files"
 
-pytestmark = pytest.mark.skipif(
-    not FILES.is_dir(), reason="no collection of real files beside the repository"
-)
+pytestmark = pytest.mark.skipif(not FILES.is_dir(), reason="TIMELIKE_DATA names no collection of real files")
 
 UNLABELLED = {"labelled": False}
 

@@ -29,6 +29,8 @@ def _of_classes(metrics: Mapping[str, Any]) -> list[str]:
     if "auc_macro" in test:  # of more classes than two; what follows is about one of them
         areas = {"AUC, mean of classes": "auc_macro", f"AUC of {metrics['signal']} against the rest": "auc"}
     lines = [f"{name} {_with_error(test[k])} (train {_with_error(train[k])})" for name, k in areas.items()]
+    if "auc_macro" in test:
+        lines.append(f"accuracy {_with_error(test['accuracy'])} (train {_with_error(train['accuracy'])})")
     for key in test["signal_efficiency"]:
         at = key.rpartition("_")[2]
         here, there = test["signal_efficiency"][key], train["signal_efficiency"][key]

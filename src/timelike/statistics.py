@@ -291,6 +291,8 @@ def format_measurement(value: float | None, error: float | None = None, *, digit
     """
     if value is None:
         return "–"
+    if error is not None and error < 1e-12 * abs(value):  # rounding, and no uncertainty
+        error = None
     if error is None or error == 0:
         if value == 0 or not math.isfinite(value):
             return f"{value:g}"

@@ -28,6 +28,13 @@ class OfNumbers(Run):
         return tuple(self.metrics["targets"])
 
     @property
+    def drawn(self) -> tuple[str, ...]:
+        """Names of the targets that have figures: of many the first, the middle and the last."""
+        if len(self.names) <= 4:
+            return self.names
+        return (self.names[0], self.names[len(self.names) // 2], self.names[-1])
+
+    @property
     def quantiles(self) -> tuple[float, ...]:
         """Shares of the quantiles that are given of each target; none where it is one number."""
         return tuple(self.metrics["quantiles"])
@@ -51,7 +58,7 @@ def headline(run: OfNumbers) -> dict[str, Any]:
     targets = run.found["targets"]
     first = targets[run.names[0]]
     groups = []
-    for name in run.names[:3]:
+    for name in run.drawn[:3]:
         one = targets[name]
         tiles = [
             Tile("resolution", *parts(_cell(one["resolution"]))),
@@ -63,7 +70,7 @@ def headline(run: OfNumbers) -> dict[str, Any]:
             tiles[2] = Tile(f"in the {share} interval", *parts(_cell(one["interval"]["coverage"])))
         groups.append((name, tiles))
     found = run.metrics["overtraining"] or {}
-    gaps = [f"{name} {measurement(gap, 2)}" for name, gap in found.get("rmse_difference", {}).items()]
+    gaps = [f"{name} {measurement(found['rmse_difference'][name], 2)}" for name in run.drawn if found]
     return {
         "title": f"Regression of {', '.join(run.names[:6])}{', …' if len(run.names) > 6 else ''}",
         "subtitle": subtitle(run),
@@ -83,9 +90,9 @@ def _cell(measured: Mapping[str, Any]) -> Cell:
 def accuracy(run: OfNumbers) -> Section:
     """Say how near predictions are to what they are of."""
     figures = []
-    for k, name in enumerate(run.names):
+    for k, name in enumerate(run.drawn):
         axes = subplots(2)
-        end = "" if len(run.names) == 1 else f"_{k}"
+        end = "" if len(run.drawn) == 1 else f"_{k}"
         targets, predicted, weights = run.columns(run.split, name)
         plot_response(targets, predicted, weights, name=name, ax=axes[0])
         shown = {split: (said - true, w) for split in ("train", run.split) if split in run.predictions
@@ -107,7 +114,7 @@ def accuracy(run: OfNumbers) -> Section:
         f"All figures are of the {run.split} {run.unit}, which the network has not seen in training, unless "
         "another column or curve says so.",
         tuple(figures),
-        tuple(_table(run, name) for name in run.names),
+        tuple(_table(run, name) for name in run.names) if run.drawn == run.names else (_overview(run),),
     )
 
 
@@ -135,18 +142,25 @@ def _table(run: OfNumbers, name: str) -> Table:
     return Table((name, *run.splits), tuple(rows))
 
 
+def _overview(run: OfNumbers) -> Table:
+    """Give a line to each of many targets."""
+    keys = ("rmse", "mae", "resolution", "bias", "r2")
+    rows = [Row(name, tuple(_cell(one[key]) for key in keys)) for name, one in run.found["targets"].items()]
+    return Table((f"target, {run.split}", "RMSE", "MAE", "resolution", "bias", "R²"), tuple(rows))
+
+
 def profile(run: OfNumbers) -> Section:
     """Show where on the scale predictions are biased or coarse."""
-    axes = subplots(len(run.names))
-    for name, ax in zip(run.names, axes, strict=True):
+    axes = subplots(len(run.drawn))
+    for name, ax in zip(run.drawn, axes, strict=True):
         plot_profile(*run.columns(run.split, name), name=name, ax=ax)
     caption = (
         "Points are medians of the difference in bins of equal numbers of targets, bars hold the middle "
         "68\u202f%. Points above zero at the low end and below it at the high end are the pull to the mean "
         "of whatever minimises a squared error: it is the stronger the less the sequence tells."
     )
-    wide = len(run.names) > 1
-    names = ", ".join(run.names)
+    wide = len(run.drawn) > 1
+    names = ", ".join(run.drawn)
     figure = Figure("profile", axes[0], f"Bias and resolution over true {names}", caption, wide)
     return Section("profile", "Bias and resolution over the target", figures=(figure,))
 
@@ -155,9 +169,9 @@ def coverage(run: OfNumbers) -> Section | None:
     """Show whether quantiles are where they are to be."""
     if not run.quantiles:
         return None
-    axes = subplots(len(run.names))
+    axes = subplots(len(run.drawn))
     tables = []
-    for name, ax in zip(run.names, axes, strict=True):
+    for name, ax in zip(run.drawn, axes, strict=True):
         one = run.found["targets"][name]
         plot_coverage(one["quantiles"], ax=ax)
         ax.set_title(plain(name), fontsize=13)
@@ -174,7 +188,7 @@ def coverage(run: OfNumbers) -> Section | None:
         "too high; an interval whose share is below its nominal one is too narrow."
     )
     figure = Figure(
-        "coverage", axes[0], "Share of targets below each quantile", caption, wide=len(run.names) > 1
+        "coverage", axes[0], "Share of targets below each quantile", caption, wide=len(run.drawn) > 1
     )
     return Section("coverage", "Coverage of the quantiles", figures=(figure,), tables=tuple(tables))
 
