@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from timelike import __version__, tmvacommands
+from timelike import __version__, exportcommands, tmvacommands
 from timelike.errors import ConfigError, require
 from timelike.files import shown
 from timelike.studycommands import register
@@ -33,6 +33,7 @@ Examples:
   timelike crossval jets.yaml          a network for each fold, and scores by who has not seen an event
   timelike scan jets.yaml --space space.yaml --trials 50
   timelike submit crossval jets.yaml --to slurm
+  timelike export runs/jets/model.safetensors --to onnx -o jets.onnx
   timelike tmva convert macro.C        configs from a macro of ROOT's TMVA; weights and tables too
   timelike info                        version, instruction set, what is installed
 
@@ -339,3 +340,4 @@ def info(
 
 
 register(app)
+exportcommands.register(app)

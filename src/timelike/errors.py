@@ -14,6 +14,7 @@ from types import ModuleType
 __all__ = [
     "ConfigError",
     "DataError",
+    "ExportError",
     "MissingExtraError",
     "ModelFileError",
     "TimelikeError",
@@ -32,6 +33,10 @@ class ConfigError(TimelikeError, ValueError):
 
 class DataError(TimelikeError, ValueError):
     """A file or an array does not hold what was asked of it."""
+
+
+class ExportError(TimelikeError, ValueError):
+    """A format cannot express a network, or what was made of it computes something else."""
 
 
 class ModelFileError(TimelikeError, ValueError):

@@ -1,0 +1,188 @@
+"""Run an ONNX model by ONNX Runtime beside our own prediction: sequences at random, and those at the edges.
+
+How large may a difference be? Both compute the same formulas in the same precision, so both stray from the
+exact result by their own rounding, which the network passes on to the scores in the same way. How far that
+is, is seen by our own predictions in float32 and in float64 (and for a file in float64 is less by the ratio
+of the two eps). A difference is the sum of both errors. ONNX Runtime's tanh is good to 5.5 ULP (measured at
+2,000,001 points), ours to 2.7, sums differ less: its error is up to about 2 times ours, the difference 3
+times; and as much again, since the largest errors of the two are not met in the same sequences: `_TIMES`. On
+top come `(8 + sqrt(n)) eps` of the largest score, for the last sum, of n, and the output, which our
+prediction computes in float64. A wrong weight, gate or step makes differences of the scores' own size.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from timelike.data.transforms import FittedTransforms, Step
+from timelike.errors import ExportError, require
+from timelike.interop.exported import Exported
+from timelike.sequences import Sequences
+
+if TYPE_CHECKING:
+    from timelike.model import Model
+
+__all__ = ["check", "session_of"]
+
+Array = npt.NDArray[Any]
+
+_TIMES = 6
+_LONG = 120  # steps of the longest sequences
+_LARGEST_BOUND = 1e-2  # of the largest score; beyond, a comparison would prove nothing
+
+
+def check(content: bytes, model: Path, path: Path) -> Exported:
+    """Compare the scores of an ONNX model with those of a model file.
+
+    Parameters
+    ----------
+    content : bytes
+        The ONNX file.
+    model : path
+        The model file that it was made of.
+    path : path
+        Where it will be, for the message.
+
+    Raises
+    ------
+    ExportError
+        If a difference is larger than its bound, or the network amplifies rounding so much that no
+        comparison proves anything.
+    """
+    from timelike.model import load_model
+
+    own = load_model(model)
+    session = session_of(content)
+    dtype = np.dtype(np.float64 if "double" in session.get_inputs()[0].type else np.float32)
+    rounded, exact = (_in_precision(own, np.dtype(each)) for each in (np.float32, np.float64))
+    members = getattr(own, "members", (own,))
+    steps = members[0].network.config.steps
+    difference, error, scale, count = 0.0, 0.0, 0.0, 0
+    for lengths in _lengths(steps):
+        values = _values(members[0].transforms, lengths, dtype)
+        theirs = _run(session, values, lengths)
+        single, double = (_predicted(each, values, lengths, theirs.shape) for each in (rounded, exact))
+        ours = single if dtype == np.float32 else double
+        if not np.array_equal(np.isnan(theirs), np.isnan(ours)):
+            raise ExportError(f"{path}: not written: only one of ONNX Runtime and Timelike gives nan")
+        difference = max(difference, _largest(theirs - ours))
+        error = max(error, _largest(single - double))
+        scale = max(scale, _largest(double))
+        count += len(lengths)
+    n = members[0].network.head[-1].in_features  # type: ignore[union-attr]
+    eps = np.finfo(dtype).eps
+    error *= float(eps / np.finfo(np.float32).eps)
+    bound = float(_TIMES * error + (8 + np.sqrt(n)) * eps * scale)
+    if not bound <= _LARGEST_BOUND * scale:
+        raise ExportError(
+            f"{path}: not written: rounding alone changes the scores by {error:.1e} of {scale:.1e}, so "
+            "that a comparison with ONNX Runtime proves nothing"
+        )
+    if not difference <= bound:
+        raise ExportError(
+            f"{path}: not written: ONNX Runtime gives other scores, by up to {difference:.1e}; rounding "
+            f"explains {bound:.1e}"
+        )
+    networks = f"{len(members)} networks, their mean" if len(members) > 1 else "network"
+    edges = f"of {steps}" if steps else f"of 0 to {_LONG}"
+    runtime = f"ONNX Runtime {require('onnxruntime', 'onnx').__version__}"
+    checked = f"by {runtime} on {count} sequences {edges} steps"
+    return Exported(path, f"{networks} in {dtype}", checked, difference, bound)
+
+
+def session_of(content: bytes) -> Any:
+    """Prepare an ONNX model for ONNX Runtime, on one thread, and silent."""
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised anyway
+    return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _in_precision(model: Model, dtype: np.dtype[Any]) -> Model:
+    """Give a model whose networks compute in another precision."""
+    import torch
+
+    if hasattr(model, "members"):
+        members = tuple(_in_precision(member, dtype) for member in model.members)
+        return type(model)(members, model.folds, model.training)  # type: ignore[call-arg, attr-defined]
+    network = copy.deepcopy(model.network).to(torch.float64 if dtype == np.float64 else torch.float32)
+    return dataclasses.replace(model, network=network)
+
+
+def _lengths(steps: int | None) -> list[Array]:
+    """Give the numbers of steps of the sequences of each batch."""
+    rng = np.random.default_rng(1)
+    if steps is not None:
+        return [np.array(each) for each in ([steps] * 40, [steps], [steps, 0, steps, steps - 1])]
+    mixed = [3, 0, 1, _LONG, 2, 0, 17, _LONG - 1, *rng.integers(0, 30, 40)]
+    return [np.array(each) for each in (mixed, [7], [1, 1, 0], [0, 0, 0], [0], [_LONG] * 4)]
+
+
+def _values(transforms: FittedTransforms, lengths: Array, dtype: np.dtype[Any]) -> list[Array]:
+    """Make rows [N, D] that the transforms bring to the order of 1, some of them missing where they may be."""
+    rng = np.random.default_rng(len(lengths))
+    z = rng.normal(size=(int(lengths.sum()), len(transforms.names)))
+    if transforms.mix is not None:
+        z = np.linalg.solve(transforms.mix.matrix, z.T).T + transforms.mix.mean
+    for d, steps in enumerate(transforms.steps):
+        for step in reversed(steps):
+            z[:, d] = _before(step, z[:, d])
+        if transforms.fills and transforms.fills[d] is not None:
+            z[rng.random(len(z)) < 0.2, d] = np.nan
+    return np.split(z.astype(dtype), np.cumsum(lengths)[:-1])
+
+
+def _before(step: Step, z: Array) -> Array:
+    """Undo a transform, roughly where it has no inverse."""
+    numbers = step.numbers
+    if "mean" in numbers:
+        return z * numbers["scale"] + numbers["mean"]
+    if step.kind == "minmax":
+        return (z + 1) / 2 * (numbers["high"] - numbers["low"]) + numbers["low"]
+    if step.kind == "log":
+        return np.copysign(np.expm1(np.minimum(np.abs(z), 30.0)), z)
+    if "values" in numbers:
+        return np.interp(z, numbers["to"], numbers["values"])
+    return z
+
+
+def _run(session: Any, values: list[Array], lengths: Array) -> Array:
+    """Score sequences with ONNX Runtime, padded with nan to their longest, which has at least one step."""
+    steps = session.get_inputs()[0].shape[1]
+    T = steps if isinstance(steps, int) else max(1, int(lengths.max()))
+    x = np.full((len(lengths), T, values[0].shape[1]), np.nan, values[0].dtype)
+    for b, rows in enumerate(values):
+        x[b, : len(rows)] = rows
+    scores: Array = session.run(["scores"], {"x": x, "lengths": lengths.astype(np.int32)})[0]
+    return scores.astype(np.float64)
+
+
+def _predicted(model: Model, values: list[Array], lengths: Array, shape: tuple[int, ...]) -> Array:
+    """Score sequences with the model itself, in its own precision; laid out as ONNX's scores are."""
+    from timelike.model import predict
+
+    members = getattr(model, "members", (model,))
+    config = members[0].network.config
+    chosen = np.flatnonzero(lengths == config.steps) if config.steps else np.arange(len(lengths))
+    rows = np.concatenate([values[b] for b in chosen]).astype(model.dtype)
+    offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
+    given = predict(model, Sequences(rows, offsets, names=model.variables))
+    if config.pooling == "none":
+        scores = np.zeros(shape)
+        scores[np.arange(shape[1]) < lengths[:, None]] = given
+        return scores
+    scores = np.full(shape, np.nan)  # of sequences that a flattening network cannot take
+    scores[chosen] = given
+    return scores
+
+
+def _largest(x: Array) -> float:
+    """Give the largest absolute value, what is nan left out."""
+    return float(np.nanmax(np.abs(x), initial=0.0)) if np.isfinite(x).any() else 0.0
