@@ -27,7 +27,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "onnx": Format("timelike.interop.onnx_export:export_onnx", ("dtype",)),
+    "onnx": Format("timelike.interop.onnx_export:export_onnx", ("dtype", "longest")),
 }
 """Name on the command line -> format."""
 
@@ -54,16 +54,23 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(metavar="float32|float64", help="Of the numbers. [that of the model]")
     ] = None,
+    longest: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Steps of the longest sequences of the check. [120]"),
+    ] = None,
 ) -> None:
     """Write a trained network in another format, when it is seen to compute the same."""
     if not to:
-        raise ConfigError(f"no format: timelike export MODEL --to FORMAT -o FILE; possible: {', '.join(FORMATS)}")
+        raise ConfigError(
+            f"no format: timelike export MODEL --to FORMAT -o FILE; possible: {', '.join(FORMATS)}"
+        )
     if to not in FORMATS:
         raise ConfigError(f"no format {to!r}; {nearest(to, FORMATS)}")
     if output is None:
         raise ConfigError(f"no output: timelike export MODEL --to {to} -o FILE")
     chosen = FORMATS[to]
-    options = {name: value for name, value in {"dtype": dtype}.items() if value is not None}
+    given = {"dtype": dtype, "longest": longest}
+    options = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in chosen.options:
             raise ConfigError(f"--{name} has no meaning with --to {to}")

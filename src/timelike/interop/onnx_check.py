@@ -23,6 +23,7 @@ import numpy.typing as npt
 from timelike.data.transforms import FittedTransforms, Step
 from timelike.errors import ExportError, require
 from timelike.interop.exported import Exported
+from timelike.interop.onnx_graph import OPSET
 from timelike.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ __all__ = ["check", "session_of"]
 Array = npt.NDArray[Any]
 
 _TIMES = 6
-_LONG = 120  # steps of the longest sequences
+_LONGEST = 120  # steps of the longest sequences, where the config cuts none shorter
 _LARGEST_BOUND = 1e-2  # of the largest score; beyond, a comparison would prove nothing
 
 
-def check(content: bytes, model: Path, path: Path) -> Exported:
+def check(content: bytes, model: Path, path: Path, *, longest: int | None = None) -> Exported:
     """Compare the scores of an ONNX model with those of a model file.
 
     Parameters
@@ -47,53 +48,62 @@ def check(content: bytes, model: Path, path: Path) -> Exported:
     model : path
         The model file that it was made of.
     path : path
-        Where it will be, for the message.
+        Where it will be, for the messages.
+    longest : int, optional
+        Steps of the longest sequences, by default as many as the config keeps of a sequence, or 120.
 
     Raises
     ------
     ExportError
-        If a difference is larger than its bound, or the network amplifies rounding so much that no
-        comparison proves anything.
+        If a difference is larger than its bound, or no comparison proves anything: where the network
+        amplifies rounding too much, or its scores are not finite.
     """
     from timelike.model import load_model
 
     own = load_model(model)
     session = session_of(content)
     dtype = np.dtype(np.float64 if "double" in session.get_inputs()[0].type else np.float32)
-    rounded, exact = (_in_precision(own, np.dtype(each)) for each in (np.float32, np.float64))
-    members = getattr(own, "members", (own,))
-    steps = members[0].network.config.steps
+    first = getattr(own, "members", (own,))[0]
+    steps = first.network.config.steps
+    longest = longest or first.sequence.keep_first or first.sequence.keep_last or _LONGEST
+    single, double = (_in_precision(own, np.dtype(each)) for each in (np.float32, np.float64))
     difference, error, scale, count = 0.0, 0.0, 0.0, 0
-    for lengths in _lengths(steps):
-        values = _values(members[0].transforms, lengths, dtype)
+    for lengths in _lengths(steps, longest):
+        values = _values(first.transforms, lengths, dtype)
         theirs = _run(session, values, lengths)
-        single, double = (_predicted(each, values, lengths, theirs.shape) for each in (rounded, exact))
-        ours = single if dtype == np.float32 else double
+        rounded, exact = (_predicted(each, values, lengths, theirs.shape) for each in (single, double))
+        if not np.array_equal(np.isfinite(rounded), np.isfinite(exact)):
+            raise ExportError(
+                f"{path}: not written: in float32 the scores of sequences of up to {lengths.max()} steps are "
+                "not finite; if yours are shorter, say so: longest (--longest N)"
+            )
+        ours = rounded if dtype == np.float32 else exact
         if not np.array_equal(np.isnan(theirs), np.isnan(ours)):
-            raise ExportError(f"{path}: not written: only one of ONNX Runtime and Timelike gives nan")
+            raise ExportError(f"{path}: not written: ONNX Runtime gives nan where Timelike gives a score")
         difference = max(difference, _largest(theirs - ours))
-        error = max(error, _largest(single - double))
-        scale = max(scale, _largest(double))
+        error = max(error, _largest(rounded - exact))
+        scale = max(scale, _largest(exact))
         count += len(lengths)
-    n = members[0].network.head[-1].in_features  # type: ignore[union-attr]
-    eps = np.finfo(dtype).eps
-    error *= float(eps / np.finfo(np.float32).eps)
-    bound = float(_TIMES * error + (8 + np.sqrt(n)) * eps * scale)
+    last = first.network.head[-1]
+    eps = float(np.finfo(dtype).eps)
+    error *= eps / float(np.finfo(np.float32).eps)
+    bound = _TIMES * error + (8 + float(np.sqrt(last.weight.shape[1]))) * eps * scale
     if not bound <= _LARGEST_BOUND * scale:
         raise ExportError(
-            f"{path}: not written: rounding alone changes the scores by {error:.1e} of {scale:.1e}, so "
-            "that a comparison with ONNX Runtime proves nothing"
+            f"{path}: not written: rounding alone changes scores of up to {scale:.1e} by {error:.1e}, and a "
+            f"comparison proves nothing; if your sequences have less than {longest} steps, say so: longest "
+            "(--longest N)"
         )
     if not difference <= bound:
         raise ExportError(
             f"{path}: not written: ONNX Runtime gives other scores, by up to {difference:.1e}; rounding "
             f"explains {bound:.1e}"
         )
-    networks = f"{len(members)} networks, their mean" if len(members) > 1 else "network"
-    edges = f"of {steps}" if steps else f"of 0 to {_LONG}"
+    members = len(getattr(own, "members", (own,)))
+    what = f"{dtype}, opset {OPSET}" + (f", mean of {members} networks" if members > 1 else "")
     runtime = f"ONNX Runtime {require('onnxruntime', 'onnx').__version__}"
-    checked = f"by {runtime} on {count} sequences {edges} steps"
-    return Exported(path, f"{networks} in {dtype}", checked, difference, bound)
+    checked = f"by {runtime} on {count} sequences of {steps or f'0 to {longest}'} steps"
+    return Exported(path, what, checked, difference, bound)
 
 
 def session_of(content: bytes) -> Any:
@@ -116,13 +126,14 @@ def _in_precision(model: Model, dtype: np.dtype[Any]) -> Model:
     return dataclasses.replace(model, network=network)
 
 
-def _lengths(steps: int | None) -> list[Array]:
+def _lengths(steps: int | None, longest: int) -> list[Array]:
     """Give the numbers of steps of the sequences of each batch."""
     rng = np.random.default_rng(1)
     if steps is not None:
         return [np.array(each) for each in ([steps] * 40, [steps], [steps, 0, steps, steps - 1])]
-    mixed = [3, 0, 1, _LONG, 2, 0, 17, _LONG - 1, *rng.integers(0, 30, 40)]
-    return [np.array(each) for each in (mixed, [7], [1, 1, 0], [0, 0, 0], [0], [_LONG] * 4)]
+    mixed = [3, 0, 1, longest, 2, 0, 17, longest - 1, *rng.integers(0, 30, 40)]
+    batches = (mixed, [7], [1, 1, 0], [0, 0, 0], [0], [longest] * 4)
+    return [np.minimum(each, longest) for each in batches]
 
 
 def _values(transforms: FittedTransforms, lengths: Array, dtype: np.dtype[Any]) -> list[Array]:
@@ -184,5 +195,5 @@ def _predicted(model: Model, values: list[Array], lengths: Array, shape: tuple[i
 
 
 def _largest(x: Array) -> float:
-    """Give the largest absolute value, what is nan left out."""
-    return float(np.nanmax(np.abs(x), initial=0.0)) if np.isfinite(x).any() else 0.0
+    """Give the largest absolute value; nan stands where there is no score."""
+    return float(np.nanmax(np.abs(x), initial=0.0, where=~np.isnan(x)))

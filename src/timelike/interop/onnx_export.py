@@ -30,7 +30,11 @@ __all__ = ["export_onnx", "onnx_model"]
 
 
 def export_onnx(
-    model: str | os.PathLike[str], path: str | os.PathLike[str], *, dtype: str | None = None
+    model: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    longest: int | None = None,
 ) -> Exported:
     """Write a trained network as an ONNX file, when ONNX Runtime has computed the same with it.
 
@@ -43,6 +47,9 @@ def export_onnx(
     dtype : {"float32", "float64"}, optional
         Of weights, inputs and scores, by default that of the model. ONNX Runtime has recurrent layers in
         float32 only.
+    longest : int, optional
+        Steps of the longest sequences that are compared, by default as many as the config keeps of a
+        sequence, or 120.
 
     Returns
     -------
@@ -63,7 +70,7 @@ def export_onnx(
     made = onnx_model(file, dtype=dtype)
     content = made.SerializeToString()
     with replacing(path) as part:
-        found = check(content, Path(model), Path(path))
+        found = check(content, Path(model), Path(path), longest=longest)
         part.write_bytes(content)
     return found
 
@@ -103,9 +110,7 @@ def onnx_model(file: ModelFile, *, dtype: str | None = None) -> Any:
     if first.pooling == "flatten":
         assert first.steps is not None
         right = graph("Equal", "lengths", graph.constant(first.steps, np.int32))
-        scores = graph(
-            "Where", graph("Unsqueeze", right, graph.integers(1)), scores, graph.number(np.nan)
-        )
+        scores = graph("Where", graph("Unsqueeze", right, graph.integers(1)), scores, graph.number(np.nan))
     inputs = {
         "x": (chosen, ["B", first.steps or "T", len(first.variables)]),
         "lengths": (np.int32, ["B"]),

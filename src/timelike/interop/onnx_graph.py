@@ -75,7 +75,10 @@ class Graph:
         return self("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def model(
-        self, inputs: dict[str, tuple[Any, list[Any]]], result: tuple[str, str, list[Any]], about: dict[str, str]
+        self,
+        inputs: dict[str, tuple[Any, list[Any]]],
+        result: tuple[str, str, list[Any]],
+        about: dict[str, str],
     ) -> Any:
         """Close the graph, and give the model.
 
@@ -98,7 +101,10 @@ class Graph:
         made = make.make_tensor_value_info(outside, kind(self.dtype), shape)
         graph = make.make_graph(self.nodes, "timelike", given, [made], self.constants)
         model = make.make_model(
-            graph, opset_imports=[make.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="timelike"
+            graph,
+            opset_imports=[make.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="timelike",
         )
         make.set_model_props(model, about)
         return model

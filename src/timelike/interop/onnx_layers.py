@@ -81,7 +81,9 @@ def _uncoupled(stacked: Array) -> Array:
 def pooled(graph: Graph, states: str, how: str, lengths: str, there: str) -> str:
     """Add pooling by mean or max over the states [T, B, F], where `there` [T, B, 1] are steps: [B, F]."""
     if how == "mean":
-        total = graph("ReduceSum", graph("Where", there, states, graph.number(0.0)), graph.integers(0), keepdims=0)
+        total = graph(
+            "ReduceSum", graph("Where", there, states, graph.number(0.0)), graph.integers(0), keepdims=0
+        )
         steps = graph("Max", lengths, graph.constant(1, np.int32))
         steps = graph("Unsqueeze", graph.cast(steps, graph.dtype), graph.integers(1))
         return graph("Div", total, steps)
@@ -97,7 +99,9 @@ def dense(graph: Graph, x: str, layer: Dense) -> str:
         x = graph("Add", graph("Mul", x, graph.number(layer.scale)), graph.number(layer.shift))
     weight = graph.constant(layer.weight.T, graph.dtype, "weight")
     x = graph("MatMul", x, weight)
-    return _activated(graph, graph("Add", x, graph.constant(layer.bias, graph.dtype, "bias")), layer.activation)
+    return _activated(
+        graph, graph("Add", x, graph.constant(layer.bias, graph.dtype, "bias")), layer.activation
+    )
 
 
 _OPERATORS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "symmrelu": "Abs"}
