@@ -43,8 +43,8 @@ def model(network: Mapping[str, Any], *, dtype: str = "float32", seed: int = 3, 
         made = Network(config, len(fitted.outputs), 2, dtype=getattr(torch, dtype))
         # Larger than at the start of a training, so that the scores differ well.
         with torch.no_grad():
-            for weight in made.parameters():
-                weight.mul_(1.5)
+            for name, weight in made.named_parameters():
+                weight.mul_(2.0 if name.startswith("recurrent") else 4.0)
         for norm in made.norms.values():
             norm(2 * torch.randn(40, norm.num_features, dtype=getattr(torch, dtype)) + 1)
     return Model(made.eval(), fitted, about, SequenceConfig())

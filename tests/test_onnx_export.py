@@ -1,4 +1,4 @@
-"""Networks as ONNX files: ONNX Runtime gives the scores that Timelike gives, and the file tells what they are."""
+"""Networks as ONNX files: ONNX Runtime gives Timelike's own scores, and the file tells what they are."""
 
 from __future__ import annotations
 

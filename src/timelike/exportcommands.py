@@ -36,8 +36,8 @@ Example:
   timelike export runs/jets/model.safetensors --to onnx -o jets.onnx
 
 \b
-onnx   x [B, T, D] and lengths [B] to scores [B, C], transforms of variables included; computed by ONNX Runtime
-       on sequences of all lengths, and compared with Timelike's own scores, before the file is there."""
+onnx   x [B, T, D] and lengths [B] to scores [B, C], transforms of variables included; before the file is
+       there, ONNX Runtime computes scores with it, and they are compared with Timelike's own."""
 
 
 def register(app: Any) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,9 @@ def check(content: bytes, model: Path, path: Path, *, longest: int | None = None
 
     own = load_model(model)
     session = session_of(content)
-    dtype = np.dtype(np.float64 if "double" in session.get_inputs()[0].type else np.float32)
-    first = getattr(own, "members", (own,))[0]
+    dtype: np.dtype[Any] = np.dtype(np.float64 if "double" in session.get_inputs()[0].type else np.float32)
+    members = _members(own)
+    first = members[0]
     steps = first.network.config.steps
     longest = longest or first.sequence.keep_first or first.sequence.keep_last or _LONGEST
     single, double = (_in_precision(own, np.dtype(each)) for each in (np.float32, np.float64))
@@ -84,10 +86,9 @@ def check(content: bytes, model: Path, path: Path, *, longest: int | None = None
         error = max(error, _largest(rounded - exact))
         scale = max(scale, _largest(exact))
         count += len(lengths)
-    last = first.network.head[-1]
-    eps = float(np.finfo(dtype).eps)
-    error *= eps / float(np.finfo(np.float32).eps)
-    bound = _TIMES * error + (8 + float(np.sqrt(last.weight.shape[1]))) * eps * scale
+    eps, eps32 = float(np.finfo(dtype).eps), float(np.finfo(np.float32).eps)
+    n = first.network.state_dict()[f"head.{len(first.network.head) - 1}.weight"].shape[1]
+    bound = _TIMES * error * eps / eps32 + (8 + math.sqrt(n)) * eps * scale
     if not bound <= _LARGEST_BOUND * scale:
         raise ExportError(
             f"{path}: not written: rounding alone changes scores of up to {scale:.1e} by {error:.1e}, and a "
@@ -99,8 +100,7 @@ def check(content: bytes, model: Path, path: Path, *, longest: int | None = None
             f"{path}: not written: ONNX Runtime gives other scores, by up to {difference:.1e}; rounding "
             f"explains {bound:.1e}"
         )
-    members = len(getattr(own, "members", (own,)))
-    what = f"{dtype}, opset {OPSET}" + (f", mean of {members} networks" if members > 1 else "")
+    what = f"{dtype}, opset {OPSET}" + (f", mean of {len(members)} networks" if len(members) > 1 else "")
     runtime = f"ONNX Runtime {require('onnxruntime', 'onnx').__version__}"
     checked = f"by {runtime} on {count} sequences of {steps or f'0 to {longest}'} steps"
     return Exported(path, what, checked, difference, bound)
@@ -115,13 +115,22 @@ def session_of(content: bytes) -> Any:
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+def _members(model: Model) -> tuple[Model, ...]:
+    """Give the networks of an ensemble, or the one."""
+    from timelike.model import Ensemble
+
+    return model.members if isinstance(model, Ensemble) else (model,)
+
+
 def _in_precision(model: Model, dtype: np.dtype[Any]) -> Model:
     """Give a model whose networks compute in another precision."""
     import torch
 
-    if hasattr(model, "members"):
-        members = tuple(_in_precision(member, dtype) for member in model.members)
-        return type(model)(members, model.folds, model.training)  # type: ignore[call-arg, attr-defined]
+    from timelike.model import Ensemble
+
+    if isinstance(model, Ensemble):
+        members = [_in_precision(member, dtype) for member in model.members]
+        return Ensemble(members, model.folds, model.training)
     network = copy.deepcopy(model.network).to(torch.float64 if dtype == np.float64 else torch.float32)
     return dataclasses.replace(model, network=network)
 
@@ -137,7 +146,7 @@ def _lengths(steps: int | None, longest: int) -> list[Array]:
 
 
 def _values(transforms: FittedTransforms, lengths: Array, dtype: np.dtype[Any]) -> list[Array]:
-    """Make rows [N, D] that the transforms bring to the order of 1, some of them missing where they may be."""
+    """Make rows [T, D] that the transforms bring to the order of 1; where values may be missing, some are."""
     rng = np.random.default_rng(len(lengths))
     z = rng.normal(size=(int(lengths.sum()), len(transforms.names)))
     if transforms.mix is not None:
@@ -152,23 +161,28 @@ def _values(transforms: FittedTransforms, lengths: Array, dtype: np.dtype[Any]) 
 
 def _before(step: Step, z: Array) -> Array:
     """Undo a transform, roughly where it has no inverse."""
-    numbers = step.numbers
+    numbers, x = step.numbers, z
     if "mean" in numbers:
-        return z * numbers["scale"] + numbers["mean"]
-    if step.kind == "minmax":
-        return (z + 1) / 2 * (numbers["high"] - numbers["low"]) + numbers["low"]
-    if step.kind == "log":
-        return np.copysign(np.expm1(np.minimum(np.abs(z), 30.0)), z)
-    if "values" in numbers:
-        return np.interp(z, numbers["to"], numbers["values"])
-    return z
+        x = z * numbers["scale"] + numbers["mean"]
+    elif step.kind == "minmax":
+        x = (z + 1) / 2 * (numbers["high"] - numbers["low"]) + numbers["low"]
+    elif step.kind == "log":
+        x = np.copysign(np.expm1(np.minimum(np.abs(z), 30.0)), z)
+    elif "values" in numbers:
+        x = np.interp(z, numbers["to"], numbers["values"])
+    return x
 
 
 def _run(session: Any, values: list[Array], lengths: Array) -> Array:
-    """Score sequences with ONNX Runtime, padded with nan to their longest, which has at least one step."""
+    """Score sequences with ONNX Runtime, padded to their longest, which has at least one step.
+
+    Every other one is padded with nan, the others with steps like their own: the runtime's gates do not all
+    pass nan on.
+    """
     steps = session.get_inputs()[0].shape[1]
     T = steps if isinstance(steps, int) else max(1, int(lengths.max()))
     x = np.full((len(lengths), T, values[0].shape[1]), np.nan, values[0].dtype)
+    x[1::2] = np.concatenate([*values, np.ones_like(x[0, :1])])[0]
     for b, rows in enumerate(values):
         x[b, : len(rows)] = rows
     scores: Array = session.run(["scores"], {"x": x, "lengths": lengths.astype(np.int32)})[0]
@@ -179,8 +193,7 @@ def _predicted(model: Model, values: list[Array], lengths: Array, shape: tuple[i
     """Score sequences with the model itself, in its own precision; laid out as ONNX's scores are."""
     from timelike.model import predict
 
-    members = getattr(model, "members", (model,))
-    config = members[0].network.config
+    config = _members(model)[0].network.config
     chosen = np.flatnonzero(lengths == config.steps) if config.steps else np.arange(len(lengths))
     rows = np.concatenate([values[b] for b in chosen]).astype(model.dtype)
     offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])

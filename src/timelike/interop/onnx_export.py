@@ -111,7 +111,7 @@ def onnx_model(file: ModelFile, *, dtype: str | None = None) -> Any:
         assert first.steps is not None
         right = graph("Equal", "lengths", graph.constant(first.steps, np.int32))
         scores = graph("Where", graph("Unsqueeze", right, graph.integers(1)), scores, graph.number(np.nan))
-    inputs = {
+    inputs: dict[str, tuple[Any, list[Any]]] = {
         "x": (chosen, ["B", first.steps or "T", len(first.variables)]),
         "lengths": (np.int32, ["B"]),
     }
@@ -151,8 +151,8 @@ def _scores(graph: Graph, network: Description, there: str) -> str:
         x = graph("Reshape", graph("Transpose", x, perm=[1, 0, 2]), graph.integers(0, -1))
     elif network.pooling != "none":
         x = pooled(graph, x, network.pooling, "lengths", there)
-    for layer in network.dense:
-        x = dense(graph, x, layer)
+    for each in network.dense:
+        x = dense(graph, x, each)
     return output(graph, x, network.output)
 
 
