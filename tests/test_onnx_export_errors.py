@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 from tests.onnx_cases import saved
 
 from timelike.cli import main
@@ -14,6 +15,7 @@ from timelike.errors import ConfigError, ExportError, MissingExtraError, ModelFi
 from timelike.exportcommands import FORMATS
 from timelike.interop import onnx_export
 from timelike.interop.onnx_export import export_onnx
+from timelike.model import load_model, save_model
 
 SMALL = {"recurrent": [{"cell": "gru", "units": 4, "bidirectional": True}], "pooling": "mean"}
 
@@ -87,12 +89,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 
 
 def test_a_network_whose_scores_tell_nothing(tmp_path):
-    loud = {"recurrent": [{"cell": "rnn_relu", "units": 24}]}
-    import torch
-
-    from timelike.model import load_model, save_model
-
-    file = saved(tmp_path, loud)
+    file = saved(tmp_path, {"recurrent": [{"cell": "rnn_relu", "units": 24}]})
     model = load_model(file)
     with torch.no_grad():
         model.network.recurrent[0].weight_hh_l0.abs_().mul_(4)
@@ -103,10 +100,6 @@ def test_a_network_whose_scores_tell_nothing(tmp_path):
 
 
 def test_a_network_that_amplifies_rounding(tmp_path):
-    import torch
-
-    from timelike.model import load_model, save_model
-
     file = saved(tmp_path, {"recurrent": [{"cell": "rnn_tanh", "units": 24}]})
     model = load_model(file)
     with torch.no_grad():

@@ -99,7 +99,7 @@ def onnx_model(file: ModelFile, *, dtype: str | None = None) -> Any:
     networks = describe(file)
     first = networks[0]
     graph = Graph(chosen)
-    there = _steps_there(graph)
+    there = _steps_there(graph) if first.pooling in ("mean", "max", "none") else ""
     each = [_scores(graph, network, there) for network in networks]
     scores = each[0] if len(each) == 1 else graph("Mean", *each)
     shape: list[Any] = ["B", len(first.names)]
