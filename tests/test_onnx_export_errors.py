@@ -31,6 +31,7 @@ SMALL = {"recurrent": [{"cell": "gru", "units": 4, "bidirectional": True}], "poo
         ),
         (SMALL, {"dtype": "float64"}, {}, "float64: ONNX Runtime has recurrent layers in float32 only"),
         (SMALL, {}, {"dtype": "float64"}, "float64: ONNX Runtime has recurrent layers in float32 only"),
+        (SMALL, {}, {"longest": 0}, "longest: 0; at least 1"),
         (SMALL, {}, {"dtype": "float16"}, "dtype: 'float16'; possible: float32, float64"),
         (
             {"recurrent": [], "pooling": "mean", "head": {"units": [3], "activation": ["gelu"]}},
@@ -130,7 +131,12 @@ def test_the_command_writes_and_says_so(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     assert out.count("\n") == 1
-    for words in ("m.onnx: float32, opset 17", "by ONNX Runtime", "sequences of 0 to 120 steps", "bound"):
+    for words in (
+        "m.onnx: float32, opset 17",
+        "by ONNX Runtime",
+        "sequences of 0 to 120 steps, scores from 0.",
+        "bound",
+    ):
         assert words in out
     assert onnx.load(tmp_path / "m.onnx").producer_name == "timelike"
 

@@ -66,6 +66,8 @@ def export_onnx(
         If the file cannot be written there.
     """
     require("onnxruntime", "onnx")
+    if longest is not None and longest < 1:
+        raise ExportError(f"longest: {longest}; at least 1")
     file = read_model_file(Path(model))
     made = onnx_model(file, dtype=dtype)
     content = made.SerializeToString()
