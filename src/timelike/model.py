@@ -30,11 +30,11 @@ from timelike.data.folds import fold_numbers
 from timelike.data.transforms import FittedTransforms
 from timelike.description import output_names
 from timelike.errors import ConfigError, ModelFileError
-from timelike.modelfile import read_model_file, write_model_file
+from timelike.modelfile import ModelFile, read_model_file, write_model_file
 from timelike.network import Network, logits, outputs
 from timelike.sequences import Sequences
 
-__all__ = ["Ensemble", "Model", "load_model", "predict", "save_model"]
+__all__ = ["Ensemble", "Model", "load_model", "model_of", "predict", "save_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,8 +245,25 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     ModelFileError
         If the file is missing, damaged, foreign, or from a newer version.
     """
+    return model_of(read_model_file(path), path)
+
+
+def model_of(file: ModelFile, path: str | os.PathLike[str]) -> Model:
+    """Make the model that a model file holds.
+
+    Parameters
+    ----------
+    file : ModelFile
+        As `timelike.modelfile.read_model_file` gives it, checked.
+    path : path
+        Where it was read, for errors.
+
+    Raises
+    ------
+    ModelFileError
+        If the header does not say a network that can be made.
+    """
     path = Path(path)
-    file = read_model_file(path)
     meta, ensemble = file.meta, "ensemble" in file.meta
     try:
         # from JSON: in strict mode a list is then good for a tuple
