@@ -76,7 +76,12 @@ class Probe:
 
 
 def probe(
-    file: ModelFile, description: Description, *, empty: bool = True, steps: int | None = None
+    file: ModelFile,
+    description: Description,
+    *,
+    empty: bool = True,
+    steps: int | None = None,
+    dtype: str | None = None,
 ) -> Probe:
     """Make sequences to try, and compute what the network says of them.
 
@@ -90,23 +95,26 @@ def probe(
         Whether one sequence without steps is among them.
     steps : int, optional
         So many has every sequence; by default what the network takes.
+    dtype : {"float32", "float64"}, optional
+        What the other program computes in; by default the type of the weights.
     """
+    dtype = dtype or str(description.dtype)
     steps = steps or description.steps
     lengths = [steps] * len(_LENGTHS) if steps else [*([0] if empty else []), *_LENGTHS]
     rng = np.random.default_rng(1)
     drawn = rng.normal(size=(sum(lengths), len(description.variables)))
-    values = _before(description.transforms, drawn).astype(description.dtype)
+    values = _before(description.transforms, drawn).astype(dtype)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     sequences = Sequences(values, offsets, names=description.variables)
     model = model_of(file, "model")
-    answers = {dtype: _answers(model, sequences, dtype) for dtype in ("float32", "float64")}
+    answers = {each: _answers(model, sequences, each) for each in ("float32", "float64")}
     expected = answers["float64"]
     condition = np.abs(answers["float32"] - expected).max() / np.finfo(np.float32).eps
     # The widest sum anywhere, as in the tests of the kernels: (8 + sqrt(n)) eps of the largest term.
     widths = [layer.input_size + layer.state_size + 2 for layer in description.layers]
     widths += [dense.weight.shape[1] + 1 for dense in description.dense]
     rounding = (8 + np.sqrt(max(widths))) * np.abs(expected).max()
-    eps = np.finfo(description.dtype).eps
+    eps = np.finfo(dtype).eps
     return Probe(sequences, expected, float(eps * (4 * condition + rounding)))
 
 
@@ -134,7 +142,7 @@ def _answers(model: Model, sequences: Sequences, dtype: str) -> Floats:
 
 
 def _before(transforms: FittedTransforms, drawn: Floats) -> Floats:
-    """Give values that the transforms bring to about those that were drawn; some missing, where they may be."""
+    """Give values that the transforms bring to about those drawn; some missing, where they may be."""
     values = drawn.copy()
     for d, steps in enumerate(transforms.steps):
         for step in reversed(steps):

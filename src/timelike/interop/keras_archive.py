@@ -1,9 +1,10 @@
 """Files of Keras 3, opened without Keras and without running anything that is in them.
 
 A ``.keras`` file is a zip with ``config.json``, which describes the layers, and ``model.weights.h5``;
-``.weights.h5`` alone is the second. Both are read here into memory, up to a limit, whatever sizes they declare: an archive that
-unpacks to more is refused. Of the HDF5 file only plain arrays are read: no links to elsewhere, no external or
-virtual storage, no filters, and no array whose declared shape is not what the layer needs and the file holds.
+``.weights.h5`` alone is the second. Both are read here into memory, up to a limit, whatever sizes they
+declare: an archive that unpacks to more is refused. Of the HDF5 file only plain arrays are read: no links to
+elsewhere, no external or virtual storage, no filters, and no array whose declared shape is not what the layer
+needs and the file holds.
 """
 
 from __future__ import annotations
@@ -32,15 +33,8 @@ MAX_BYTES = 256 << 20
 
 _MAX_CONFIG = 16 << 20
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-)
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError)
+
 _BROKEN_HDF5 = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
 
 

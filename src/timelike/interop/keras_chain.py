@@ -1,7 +1,7 @@
 """The layers of a configuration of Keras, one behind the other, with where their weights are.
 
-A Sequential model is a chain as it stands. A Functional one is a graph, which must be a chain too; the nodes by
-which Keras computes the mask of a Masking layer (NotEqual, Any) are beside it, and are checked.
+A Sequential model is a chain as it stands. A Functional one is a graph, which must be a chain too; the nodes
+by which Keras computes the mask of a Masking layer (NotEqual, Any) are beside it, and are checked.
 """
 
 from __future__ import annotations
@@ -222,9 +222,8 @@ def _sources(archive: Archive, layer: dict[str, Any], item: Item) -> tuple[list[
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise archive.error(f"layer {short(item.name)}: inbound_nodes without args and kwargs")
     # `training` off is what inference is; the mask is looked at below.
-    plain = {
-        k: v for k, v in kwargs.items() if v is not None and k != "mask" and (k, v) != ("training", False)
-    }
+    idle = (("training", False), ("mask", kwargs.get("mask")))
+    plain = {k: v for k, v in kwargs.items() if v is not None and (k, v) not in idle}
     numbers = [a for a in args if isinstance(a, (int, float))]
     if plain or (numbers and item.kind != "NotEqual"):
         raise item.refusal("called with options; possible: one layer behind the other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from timelike.config import DataConfig, NetworkConfig, SequenceConfig
-from timelike.data.transforms import FittedTransforms, Step
+from timelike.data.transforms import FittedTransforms, Mix, Step
 from timelike.errors import ConfigError
 from timelike.interop.keras_chain import Item
 from timelike.model import Model
@@ -37,6 +37,7 @@ class Parts:
     size: int = 0  # numbers that the next layer reads at each step, or of each sequence
     mask: float | None = None
     transform: tuple[Floats, Floats] | None = None  # scale and shift of the inputs
+    mixed: Mix | None = None  # what is then done to all of them
     recurrent: list[dict[str, Any]] = field(default_factory=list)
     last: bool = False  # whether the last state alone is given
     pooling: str | None = None
@@ -60,6 +61,8 @@ class Parts:
         """Take in ``scale x + shift`` of what the next layer reads."""
         if self.at_input and np.any(scale <= 0):
             raise item.refusal("of the inputs with a scale that is not above 0")
+        if self.at_input and self.mixed is not None:
+            raise item.refusal("behind a Dense of the inputs")
         before = self.transform if self.at_input else self.pending
         if before is not None:
             scale, shift = scale * before[0], scale * before[1] + shift
@@ -67,6 +70,20 @@ class Parts:
             self.transform = (scale, shift)
         else:
             self.pending = (scale, shift)
+
+    def mix(self, item: Item, matrix: Floats, shift: Floats) -> None:
+        """Take in ``matrix x + shift`` of the inputs."""
+        scale = np.diag(matrix)
+        if (matrix == np.diag(scale)).all() and (scale > 0).all():
+            self.rescale(item, scale, shift)
+            return
+        try:
+            mean: Floats = np.linalg.solve(matrix, -shift).astype(np.float64)
+        except np.linalg.LinAlgError:
+            raise item.refusal("of the inputs that cannot be undone") from None
+        if not np.isfinite(mean).all():
+            raise item.refusal("of the inputs that cannot be undone")
+        self.mixed = Mix("decorrelate", mean, matrix)
 
     def dense(self, weight: Array, bias: Array, activation: str) -> None:
         """Take in a dense layer, weight [out, in]."""
@@ -159,11 +176,8 @@ def _network(parts: Parts, output: str, per_step: bool) -> dict[str, Any]:
 
 
 def _data(kind: str, variables: list[str], names: list[str], per_step: bool) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "files": [_UNKNOWN_FILE],
-        "variables": variables,
-        "transforms": {"default": "none"},
-    }
+    data: dict[str, Any] = {"files": [_UNKNOWN_FILE], "variables": variables}
+    data["transforms"] = {"default": "none"}
     if kind == "classes" and not per_step:
         return data | {"classes": {name: {} for name in names}}
     if per_step:
@@ -172,11 +186,12 @@ def _data(kind: str, variables: list[str], names: list[str], per_step: bool) -> 
 
 
 def _transforms(parts: Parts, names: list[str]) -> FittedTransforms:
+    unchanged = FittedTransforms.unchanged(tuple(names))
     if parts.transform is None:
-        return FittedTransforms.unchanged(tuple(names))
+        return replace(unchanged, mix=parts.mixed)
     scale, shift = parts.transform
     steps = tuple(
         (Step("standardise", {"mean": float(-b / a), "scale": float(1 / a)}),)
         for a, b in zip(scale, shift, strict=True)
     )
-    return FittedTransforms(tuple(names), steps)
+    return replace(unchanged, steps=steps, mix=parts.mixed)

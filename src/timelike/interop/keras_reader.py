@@ -2,13 +2,14 @@
 
 What is understood, in this order:
 
-1. Masking, and Normalization, Rescaling or BatchNormalization of the inputs, which become a transform;
+1. Masking, and Normalization, Rescaling or BatchNormalization of the inputs, and a Dense without activation of
+   as many units as there are inputs: these become transforms;
 2. LSTM, GRU (`reset_after` or not), SimpleRNN, each alone or in Bidirectional (``merge_mode="concat"``);
 3. the last state, GlobalAveragePooling1D, GlobalMaxPooling1D, Flatten, or every step by itself;
 4. Dense with BatchNormalization before it and Activation behind it, the last one with the output.
 
-Dropout and noise do nothing in inference and are left out. Anything else is refused by its name, a Lambda first
-of all: it is code. A Functional model must be one chain of layers.
+Dropout and noise do nothing in inference and are left out. Anything else is refused by its name, a Lambda
+first of all: it is code. A Functional model must be one chain of layers.
 """
 
 from __future__ import annotations
@@ -30,18 +31,8 @@ from timelike.model import Model
 __all__ = ["from_keras"]
 
 _IGNORED = {"Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "ActivityRegularization"}
-_ACTIVATIONS = (
-    "relu",
-    "tanh",
-    "elu",
-    "gelu",
-    "silu",
-    "sigmoid",
-    "softsign",
-    "linear",
-    "softmax",
-    "exponential",
-)
+_OUTPUTS = ("softmax", "exponential")  # of the last layer alone
+_ACTIVATIONS = ("relu", "tanh", "elu", "gelu", "silu", "sigmoid", "softsign", "linear", *_OUTPUTS)
 _EPSILON = 1e-7  # below which Keras takes no width in Normalization
 
 
@@ -240,12 +231,16 @@ def _take_pooling(item: Item, parts: Parts, steps: int | None) -> None:
 
 
 def _take_dense(item: Item, parts: Parts, archive: Archive) -> None:
-    if not parts.recurrent and parts.pooling is None:
-        raise item.refusal("before recurrent layers or pooling")
     units = item.integer("units")
     activation = item.choice("activation", _ACTIVATIONS)
+    if parts.at_input and (units != parts.size or activation != "linear" or parts.mixed):
+        raise item.refusal("of the inputs; possible: one without activation, of as many units as inputs")
     shapes: list[tuple[int, ...]] = [(parts.size, units)]
     if item.flag("use_bias"):
         shapes.append((units,))
     weight, *given = archive.arrays(item.place, shapes)
-    parts.dense(weight.T, given[0] if given else np.zeros(units, weight.dtype), activation)
+    bias = given[0] if given else np.zeros(units, weight.dtype)
+    if parts.at_input:
+        parts.mix(item, weight.T.astype(np.float64), bias.astype(np.float64))
+    else:
+        parts.dense(weight.T, bias, activation)

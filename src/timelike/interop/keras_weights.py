@@ -1,18 +1,24 @@
 """A trained network as a model of Keras 3, and models of Keras as ours.
 
-- `to_keras`, `export_keras`: Masking, Rescaling for the transforms, LSTM, GRU, SimpleRNN, Bidirectional, Dense;
+- `to_keras`, `export_keras`: Masking, the transforms, recurrent layers, pooling, Dense;
 - `from_keras`: a model, a ``.keras`` file, or ``.weights.h5`` with its configuration; see
   `timelike.interop.keras_reader`, which runs no code of the file.
 
-Padding: batches of Keras are padded, [B, T, D]. A step whose variables are all `PAD` is none: Masking leaves it
-out, before the transforms, and directions, last states and means are those of the steps that are there. Of
-``pooling: mean`` a sequence without steps is 0 / 0 in Keras and 0 here.
+Padding: batches of Keras are padded, [B, T, D]. A step whose variables are all `PAD` is none: Masking leaves
+it out, before the transforms, and directions, last states and means are those of the steps that are there.
+Of ``pooling: mean`` a sequence without steps is 0 / 0 in Keras and 0 here.
+
+Transforms that are a mean and a scale of each variable become a BatchNormalization, one that mixes the
+variables a Dense behind it.
+
+Keras computes in float32, whatever the type of a layer, but for a global setting and with TensorFlow. So the
+weights of a float64 model are rounded, and the line of `export_keras` says so.
 
 One bias where we have two: LSTM, SimpleRNN and a GRU whose reset gate acts before know their sum alone, which
 is rounded once. Batch normalisation is taken into the dense layers. An ``output: sigmoid`` is one number in
 Keras, that of the last class.
 
-Keras has no projection, no peepholes, no coupled gates, and no layer for transforms beyond a mean and a scale.
+Keras has no projection, no peepholes, no coupled gates, and no layer for transforms that are no affine map.
 """
 
 from __future__ import annotations
@@ -117,7 +123,7 @@ def export_keras(
     built = _built(description, name, pad, steps)
     # Keras gives NaN for the mean of no steps: told above, and not tried.
     empty = description.pooling != "mean"
-    tried = probe(file, description, empty=empty, steps=steps)
+    tried = probe(file, description, empty=empty, steps=steps, dtype="float32")
     with replacing(path) as part:
         named = part.with_name(f"{part.name}.keras")  # Keras takes the format from the name
         try:
@@ -126,7 +132,7 @@ def export_keras(
             os.replace(named, part)
         finally:
             named.unlink(missing_ok=True)
-    return said
+    return said + ("" if description.dtype == np.float32 else "; weights rounded to float32")
 
 
 def keras_module() -> Any:
@@ -139,8 +145,7 @@ def keras_module() -> Any:
 def checked(model: Any, description: Description, tried: Probe, pad: float, program: str = "Keras") -> str:
     """Compare a model of Keras with ours, and say in a line what came out."""
     x = padded(tried.sequences, pad)
-    # Not `predict`, which rounds what it is given to float32.
-    got = np.asarray(keras_module().ops.convert_to_numpy(model(x, training=False)), np.float64)
+    got = np.asarray(model.predict(x, verbose=0), np.float64)
     if description.pooling == "none":
         got = got[np.arange(x.shape[1]) < tried.sequences.lengths[:, None]]
     if description.output == "sigmoid":
@@ -151,27 +156,27 @@ def checked(model: Any, description: Description, tried: Probe, pad: float, prog
 def _built(description: Description, name: str, pad: float, steps: int | None) -> Any:
     _refuse(description, name, steps)
     keras = keras_module()
-    layers, dtype = keras.layers, str(description.dtype)
+    layers = keras.layers
     weights: list[tuple[Any, list[Array]]] = []
     steps = steps or description.steps
-    x = inputs = keras.Input((steps, len(description.variables)), dtype=dtype, name="steps")
-    masked = steps is None
-    if masked:
-        x = layers.Masking(pad, dtype=dtype)(x)
-    there = keras.ops.any(keras.ops.not_equal(inputs, pad), axis=-1, keepdims=True) if masked else None
+    x = inputs = keras.Input((steps, len(description.variables)), dtype="float32", name="steps")
+    there = None
+    if steps is None:
+        there = keras.ops.any(keras.ops.not_equal(inputs, pad), axis=-1, keepdims=True)
+        x = layers.Masking(pad)(x)
     for layer, given in _transforms(description, name, layers):
         x = layer(x)
         weights.append((layer, given))
     for index, one in enumerate(description.layers):
         whole = index + 1 < len(description.layers) or description.pooling != "last"
-        layer = _recurrent(one, layers, whole, dtype)
+        layer = _recurrent(one, layers, whole)
         x = layer(x)
         weights.append((layer, [a for own in one.weights for a in kernel(one.cell, own)]))
-    x = _pooled(x, there, description.pooling, keras, dtype)
+    x = _pooled(x, there, description.pooling, keras)
     for dense in description.dense:
         last = dense is description.dense[-1]
         activation = _OUTPUTS[description.output] if last else dense.activation
-        layer = layers.Dense(len(dense.weight), activation=activation, dtype=dtype)
+        layer = layers.Dense(len(dense.weight), activation=activation)
         x = layer(x)
         weight, bias = folded(dense)
         weights.append((layer, [weight.T, bias]))
@@ -195,27 +200,31 @@ def _refuse(description: Description, name: str, steps: int | None) -> None:
 
 
 def _transforms(description: Description, name: str, layers: Any) -> Iterator[tuple[Any, list[Array]]]:
-    """Give the layers of the transforms, which compute in float64 as ours do, with their weights."""
+    """Give the layers of the transforms, with their weights."""
     found = affine(description.transforms, name, "Keras")
     mix = description.transforms.mix
     if found is not None:
         mean, scale = found
-        yield layers.Rescaling((1 / scale).tolist(), (-mean / scale).tolist(), dtype="float64"), []
+        # The mean as float32 holds it is taken off first, and what it lacks afterwards: nothing is lost where
+        # a variable lies far from 0.
+        near = mean.astype(np.float32).astype(np.float64)
+        weights = [1 / scale, (near - mean) / scale, near, np.ones(len(mean))]
+        yield layers.BatchNormalization(epsilon=0.0, trainable=False, name="transforms"), weights
     if mix is not None:
-        layer = layers.Dense(len(mix.matrix), trainable=False, dtype="float64", name="mix")
+        layer = layers.Dense(len(mix.matrix), trainable=False, name="mix")
         yield layer, [mix.matrix.T, -mix.matrix @ mix.mean]
 
 
-def _recurrent(one: Layer, layers: Any, whole: bool, dtype: str) -> Any:
+def _recurrent(one: Layer, layers: Any, whole: bool) -> Any:
     """Make a recurrent layer that gives all hidden states, or the last alone."""
-    options: dict[str, Any] = {"return_sequences": whole, "dtype": dtype}
+    options: dict[str, Any] = {"return_sequences": whole}
     if one.cell == "lstm":
         layer = layers.LSTM(one.units, **options)
     elif one.cell.startswith("gru"):
         layer = layers.GRU(one.units, reset_after=one.cell == "gru", **options)
     else:
         layer = layers.SimpleRNN(one.units, activation=one.cell.removeprefix("rnn_"), **options)
-    return layers.Bidirectional(layer, dtype=dtype) if one.bidirectional else layer
+    return layers.Bidirectional(layer) if one.bidirectional else layer
 
 
 def kernel(cell: str, own: Mapping[str, Array]) -> list[Array]:
@@ -241,15 +250,15 @@ def kernel(cell: str, own: Mapping[str, Array]) -> list[Array]:
     return [ordered(own["weight_ih"]).T, ordered(own["weight_hh"]).T, bias]
 
 
-def _pooled(x: Any, there: Any, pooling: str, keras: Any, dtype: str) -> Any:
+def _pooled(x: Any, there: Any, pooling: str, keras: Any) -> Any:
     if pooling == "mean":
-        return keras.layers.GlobalAveragePooling1D(dtype=dtype)(x)
+        return keras.layers.GlobalAveragePooling1D()(x)
     if pooling == "flatten":
-        return keras.layers.Flatten(dtype=dtype)(x)
+        return keras.layers.Flatten()(x)
     if pooling != "max":
         return x
     if there is None:
-        return keras.layers.GlobalMaxPooling1D(dtype=dtype)(x)
+        return keras.layers.GlobalMaxPooling1D()(x)
     # GlobalMaxPooling1D looks at padding too; and of no steps our maximum is 0.
     highest = keras.ops.max(keras.ops.where(there, x, _LOWEST), axis=1)
     return keras.ops.where(keras.ops.any(there, axis=1), highest, 0.0)

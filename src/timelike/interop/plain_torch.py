@@ -103,7 +103,7 @@ class Transforms(nn.Module):
     def _applied(self, x: Tensor, step: dict[str, Any], where: str) -> Tensor:
         kind = step["kind"]
         if kind in ("standardise", "robust"):
-            return (x - step["mean"]) / step["scale"]
+            return x.sub(step["mean"]).div(step["scale"])
         if kind == "minmax":
             width = step["high"] - step["low"]
             return 2 * ((x - step["low"]) / width) - 1 if width > 0 else torch.zeros_like(x)

@@ -4,8 +4,8 @@
 machine that has torch and safetensors and no timelike. The code is `timelike.interop.plain_torch`, unchanged.
 
 Names in the ``state_dict`` are those of the model file: ``recurrent.0.weight_ih_l0``, ``head.0.weight``.
-Batch normalisation is taken into the dense layers. PyTorch has no peepholes, no coupled gates and no GRU whose
-reset gate acts before the state weights: these raise.
+Batch normalisation is taken into the dense layers. PyTorch has no peepholes, no coupled gates and no GRU
+whose reset gate acts before the state weights: these raise.
 
 The other way needs no reader: `timelike.nn.LSTM`, ``GRU`` and ``RNN`` take a ``state_dict`` of ``torch.nn``.
 """
