@@ -1,0 +1,52 @@
+"""Projects of hls4ml: converted, compiled and run where it is installed; what can be refused is so anywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import pytest
+from tests.formats_cases import model_file
+
+from timelike.errors import ConfigError, MissingExtraError
+from timelike.interop.hls4ml import export_hls4ml
+
+installed = importlib.util.find_spec("hls4ml") is not None
+LAYERS = {
+    "lstm": [{"cell": "lstm", "units": 4}],
+    "gru": [{"cell": "gru", "units": 4}],
+    "reset before": [{"cell": "gru", "units": 4, "reset_after": False}],
+    "rnn": [{"cell": "rnn_tanh", "units": 4}],
+    "bidirectional": [{"cell": "lstm", "units": 4, "bidirectional": True}],
+    "stack": [{"cell": "gru", "units": 4}, {"cell": "lstm", "units": 3}],
+}
+
+
+@pytest.mark.skipif(not installed, reason="hls4ml is not installed")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_firmware_computes_nearly_the_same(tmp_path, name):
+    """With 20 bits behind the point: what is left is tables of activations, whose entries are 2^-7 apart."""
+    network = {"recurrent": LAYERS[name], "head": {"units": [4], "output": "linear"}}
+    path = model_file(tmp_path, network, data={"targets": {"m": "m"}})
+    said = export_hls4ml(path, tmp_path / "project", steps=5, precision="ap_fixed<32,12>")
+    assert float(re.search(r"largest difference (\S+)", said)[1]) < 0.1
+    assert (tmp_path / "project" / "firmware").is_dir()
+
+
+def test_steps_must_be_told(tmp_path):
+    path = model_file(tmp_path, {})
+    with pytest.raises(ConfigError, match="needs a fixed number of steps"):
+        export_hls4ml(path, tmp_path / "project")
+    with pytest.raises(ConfigError, match="it exists already"):
+        export_hls4ml(path, tmp_path, steps=3)
+    each = model_file(tmp_path, {"pooling": "none"}, name="each")
+    with pytest.raises(ConfigError, match="no scores of each step"):
+        export_hls4ml(each, tmp_path / "project", steps=3)
+
+
+@pytest.mark.skipif(installed, reason="hls4ml is installed")
+def test_a_missing_library_is_named(tmp_path):
+    pytest.importorskip("keras")
+    with pytest.raises(MissingExtraError, match=r"needs hls4ml.*timelike\[hls4ml\]"):
+        export_hls4ml(model_file(tmp_path, {}), tmp_path / "project", steps=3)
