@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timelike.errors import ConfigError, ModelFileError, TimelikeError
@@ -136,13 +136,16 @@ def test_units_that_are_no_number_are_refused(tmp_path, units):
 
 def read_or_one_line(path: Path) -> None:
     """Read a file; an error must be ours, of one line, and begin with the file."""
+    message = ""
     try:
         from_keras(path)
     except TimelikeError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith(str(path))
+        message = str(error)
+    assert "\n" not in message
+    assert not message or message.startswith(str(path))
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_changed_bytes_give_a_model_or_one_line(data, tmp_path_factory):
     content = bytearray(data.draw(st.sampled_from(FILES)).read_bytes())
@@ -166,6 +169,7 @@ def places(value: object, path: tuple = ()) -> list[tuple]:
     return [path] + [p for key, inner in items for p in places(inner, (*path, key))]
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_changed_configurations_give_a_model_or_one_line(data, tmp_path_factory):
     config, weights = parts(data.draw(st.sampled_from(FILES)))

@@ -4,8 +4,9 @@
     mkdir found
     python tests/fuzz/fuzz_keras.py found tests/fuzz/corpus/keras -max_total_time=300 -max_len=60000
 
-Most changes of an archive only make it no archive, so an input is changed inside: a value of the configuration,
-or bytes of the weights. ``--write-corpus`` writes ``tests/fuzz/corpus/keras`` again; that needs Keras.
+Most changes of an archive only make it no archive, so an input is changed inside: a value of the
+configuration, or bytes of the weights. ``--write-corpus`` writes ``tests/fuzz/corpus/keras`` again; that
+needs Keras.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 What is understood, in this order:
 
-1. Masking, and Normalization, Rescaling or BatchNormalization of the inputs, and a Dense without activation of
-   as many units as there are inputs: these become transforms;
+1. Masking, and Normalization, Rescaling or BatchNormalization of the inputs, and a Dense without activation
+   of as many units as there are inputs: these become transforms;
 2. LSTM, GRU (`reset_after` or not), SimpleRNN, each alone or in Bidirectional (``merge_mode="concat"``);
 3. the last state, GlobalAveragePooling1D, GlobalMaxPooling1D, Flatten, or every step by itself;
 4. Dense with BatchNormalization before it and Activation behind it, the last one with the output.

@@ -26,12 +26,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from timelike.data.transforms import FittedTransforms
 from timelike.description import Description, Layer
 from timelike.errors import ConfigError, require
 from timelike.files import replacing
@@ -59,7 +61,7 @@ _OUTPUTS = {
 _LOWEST = -3e38  # below every hidden state, where -inf would be NaN after a product
 
 
-def to_keras(model: Source, *, pad: float = PAD, steps: int | None = None) -> Any:
+def to_keras(model: Source, *, pad: float = PAD, steps: int | None = None, transforms: bool = True) -> Any:
     """Build a model of Keras that computes what a model does, transforms included.
 
     Keras needs a backend; where ``KERAS_BACKEND`` does not say which and Keras is not yet imported, it is
@@ -73,6 +75,8 @@ def to_keras(model: Source, *, pad: float = PAD, steps: int | None = None) -> An
     steps : int, optional
         Fixed number of steps of the input; by default any, or what ``pooling: flatten`` takes. With a fixed
         number there is no Masking: every step counts.
+    transforms : bool
+        Whether the model transforms the variables; without, it takes what the first layer reads.
 
     Returns
     -------
@@ -89,6 +93,8 @@ def to_keras(model: Source, *, pad: float = PAD, steps: int | None = None) -> An
         If Keras is not installed.
     """
     _, description, name = network_of(model)
+    if not transforms:
+        description = replace(description, transforms=FittedTransforms.unchanged(description.inputs))
     return _built(description, name, pad, steps)
 
 

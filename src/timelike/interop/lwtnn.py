@@ -5,13 +5,13 @@ variable, recurrent layers, dense layers, and one output "scores". Sequences are
 variable's name to its values at all steps.
 
 **Not verified with lwtnn itself**, which no package registry has: what is written follows its parser
-(``parse_json.cxx``), its layers (``Stack.tcc``) and its converter (``kerasfunc2json.py``), and the tests run it
-by an evaluator of their own, written from these.
+(``parse_json.cxx``), its layers (``Stack.tcc``) and its converter (``kerasfunc2json.py``), and the tests run
+it by an evaluator of their own, written from these.
 
 lwtnn walks forward only, gives the last state or every step, and its GRU's reset gate acts before the state
 weights. It has no projection, peepholes or coupled gates, no gelu, softsign, gauss or exponential, and of the
-transforms those that are a mean and a scale, and a mix of the variables. Its sigmoid is 0 below -30 and 1 above
-30. The rest raises.
+transforms those that are a mean and a scale, and a mix of the variables. The rest raises. Its sigmoid is 0
+below -30 and 1 above 30.
 
 References
 ----------
