@@ -66,7 +66,7 @@ def test_there_and_back(tmp_path, name):
 def test_max_looks_at_no_padding(tmp_path):
     path = model_file(tmp_path, {"recurrent": [{"cell": "rnn_tanh", "units": 4}], "pooling": "max"})
     assert "0 to 40 steps" in export_keras(path, tmp_path / "out.keras")
-    with pytest.raises(ConfigError, match="NotEqual apart from the mask"):
+    with pytest.raises(ConfigError, match="no counterpart of 'Where'"):
         from_keras(tmp_path / "out.keras")
     assert "7 to 7 steps" in export_keras(path, tmp_path / "fixed.keras", steps=7)
     assert from_keras(tmp_path / "fixed.keras").network.config.pooling == "max"
@@ -178,9 +178,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("functional", [False, True], ids=["sequential", "functional"])
 @pytest.mark.parametrize("name", FOREIGN)
-def test_models_of_others_are_read(tmp_path, name, functional):
+def test_models_of_others_are_read(tmp_path, name):
+    functional = list(FOREIGN).index(name) % 2  # half of them are graphs
     fresh = [type(layer).from_config(layer.get_config()) for layer in FOREIGN[name]]
     if functional:
         x = inputs = keras.Input((6, 3))
@@ -228,7 +228,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Layer 'lstm.*does not support masking")
+@pytest.mark.filterwarnings("ignore:Layer 'global_max_pooling")  # that it destroys the mask: so it is refused
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_counterpart_is_refused_by_name(tmp_path, name):
     stack, message = REFUSED[name]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from timelike.errors import ConfigError, ModelFileError, nearest
 from timelike.interop.keras_archive import Archive
 
-__all__ = ["Item", "chain"]
+__all__ = ["IGNORED", "Item", "chain"]
 
 # Layer -> its name among the weights. Others have none that are read.
 _GROUPS = {
@@ -29,8 +29,10 @@ _GROUPS = {
     "BatchNormalization": "batch_normalization",
     "Normalization": "normalization",
 }
-_KNOWN = (*_GROUPS, "Masking", "Rescaling", "Dropout", "GlobalAveragePooling1D", "GlobalMaxPooling1D")
-_KNOWN += ("Flatten", "Activation", "InputLayer")
+IGNORED = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "ActivityRegularization")
+"""Layers that do nothing in inference."""
+_OTHERS = ("Masking", "Rescaling", "GlobalAveragePooling1D", "GlobalMaxPooling1D", "Flatten", "Activation")
+_KNOWN = (*_GROUPS, *_OTHERS, *IGNORED, "InputLayer")
 _MASKS = ("NotEqual", "Any")
 _DTYPES = ("float32", "float64")
 _MOST_LAYERS, _MOST_UNITS = 1000, 1 << 20
@@ -181,6 +183,8 @@ def _in_a_row(
     row: list[Item] = []
     masks: dict[str, str] = {}  # name of a node -> its class
     for layer, item in zip(layers, items, strict=True):
+        if item.kind not in (*_KNOWN, *_MASKS):
+            raise item.unknown()
         sources, masked_by = _sources(archive, layer, item)
         for name in masked_by:
             if masks.get(name) != "Any":

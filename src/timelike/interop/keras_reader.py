@@ -24,13 +24,12 @@ import numpy as np
 
 from timelike.gates import reorder_gates
 from timelike.interop.keras_archive import MAX_BYTES, Archive, open_archive
-from timelike.interop.keras_chain import Item, chain
+from timelike.interop.keras_chain import IGNORED, Item, chain
 from timelike.interop.keras_model import Parts, model_from_parts
 from timelike.model import Model
 
 __all__ = ["from_keras"]
 
-_IGNORED = {"Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "ActivityRegularization"}
 _OUTPUTS = ("softmax", "exponential")  # of the last layer alone
 _ACTIVATIONS = ("relu", "tanh", "elu", "gelu", "silu", "sigmoid", "softsign", "linear", *_OUTPUTS)
 _EPSILON = 1e-7  # below which Keras takes no width in Normalization
@@ -94,7 +93,7 @@ def from_keras(
 
 def _take(item: Item, parts: Parts, archive: Archive, steps: int | None) -> None:
     """Add a layer to what was read before it."""
-    if item.kind in _IGNORED:
+    if item.kind in IGNORED:
         return
     if item.kind in ("Normalization", "Rescaling", "BatchNormalization"):
         _take_affine(item, parts, archive)
