@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from timelike.data.transforms import FittedTransforms
 from timelike.model import Model, save_model
 from timelike.network import Network
 from timelike.sequences import Sequences
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # before any test imports Keras
 
 VARIABLES = ("pt", "eta", "phi")
 
