@@ -58,8 +58,6 @@ FLOORS = [
     {"network"},
     {"model"},
     {"inspect", "interop"},
-    {"inspect"},
-    {"interop"},
     {"losses", "optimisers", "batches", "checkpoint", "reweighting"},
     {"distributed"},
     {"streams"},

@@ -28,6 +28,10 @@ class Format(NamedTuple):
 
 FORMATS = {
     "onnx": Format("timelike.interop.onnx_export:export_onnx", ("dtype", "longest")),
+    "torch": Format("timelike.interop.torch_weights:export_torch"),
+    "keras": Format("timelike.interop.keras_weights:export_keras", ("steps", "pad")),
+    "lwtnn": Format("timelike.interop.lwtnn:export_lwtnn"),
+    "hls4ml": Format("timelike.interop.hls4ml:export_hls4ml", ("steps", "precision", "backend", "limit")),
 }
 """Name on the command line -> format."""
 
@@ -36,8 +40,15 @@ Example:
   timelike export runs/jets/model.safetensors --to onnx -o jets.onnx
 
 \b
-onnx   x [B, T, D] and lengths [B] to scores [B, C], transforms of variables included; before the file is
-       there, ONNX Runtime computes scores with it, and they are compared with Timelike's own."""
+onnx     x [B, T, D] and lengths [B] to scores [B, C], transforms of variables included (jets.onnx)
+torch    plain torch.nn: the weights (jets.safetensors) and beside them the code that builds it
+keras    a model of Keras (jets.keras); padded steps hold -999, or what --pad says
+lwtnn    its JSON (jets.json); lwtnn itself has not run it
+hls4ml   a project for an FPGA (a folder), for sequences of --steps steps
+
+
+Before anything takes its name, its scores are compared with Timelike's own: ONNX Runtime's, PyTorch's,
+Keras's, those of the compiled firmware; what a format cannot express is refused. More in docs/formats.md."""
 
 
 def register(app: Any) -> None:
@@ -52,11 +63,24 @@ def export(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="float32|float64", help="Of the numbers. [that of the model]")
+        str | None, typer.Option(metavar="float32|float64", help="onnx: of the numbers. [that of the model]")
     ] = None,
     longest: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Steps of the longest sequences of the check. [120]"),
+        typer.Option(min=1, metavar="N", help="onnx: steps of the longest sequences of the check. [120]"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="keras, hls4ml: all sequences have so many steps.")
+    ] = None,
+    pad: Annotated[
+        float | None, typer.Option(metavar="X", help="keras: what padded steps hold. [-999]")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="hls4ml: of its numbers. [ap_fixed<24,8>]")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="hls4ml: its backend. [Vivado]")] = None,
+    limit: Annotated[
+        float | None, typer.Option(metavar="X", help="hls4ml: the largest difference of a score. [0.1]")
     ] = None,
 ) -> None:
     """Write a trained network in another format, when it is seen to compute the same."""
@@ -69,7 +93,15 @@ def export(
     if output is None:
         raise ConfigError(f"no output: timelike export MODEL --to {to} -o FILE")
     chosen = FORMATS[to]
-    given = {"dtype": dtype, "longest": longest}
+    given = {
+        "dtype": dtype,
+        "longest": longest,
+        "steps": steps,
+        "pad": pad,
+        "precision": precision,
+        "backend": backend,
+        "limit": limit,
+    }
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in chosen.options:
