@@ -164,7 +164,7 @@ def run_without(forbidden: list[str], code: str) -> None:
 
 
 EXTRAS = ["torch", "pydantic", "yaml", "typer", "rich", "uproot", "awkward", "pyarrow", "h5py", "matplotlib"]
-EXTRAS += ["mplhep", "jinja2", "sklearn", "scipy"]
+EXTRAS += ["mplhep", "jinja2", "sklearn", "scipy", "onnx", "onnxruntime", "google.protobuf"]
 
 
 def test_the_base_install_needs_numpy_alone():
@@ -175,6 +175,7 @@ def test_the_base_install_needs_numpy_alone():
         "timelike.gates",
         "timelike.modelfile",
         "timelike.evaluate",
+        "timelike.interop.onnx_import",
     ]
     run_without(EXTRAS, "import timelike\n" + "\n".join(f"import {name}" for name in base))
 

@@ -61,6 +61,7 @@ def test_the_links_of_the_pages_lead_somewhere():
         "docs/inference.md",
         "docs/layers.md",
         "docs/memory.md",
+        "docs/onnx_import.md",
     ):
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
