@@ -6,7 +6,8 @@
 - `timelike.set_num_threads` -- how many threads they may use;
 - `timelike.trace` -- every gate, state and gradient at every step; `timelike.inspect` -- what they tell;
 - `timelike.kernels` -- the same layers on NumPy arrays, without PyTorch;
-- `timelike.runtime` -- inference: weights packed once, whole batches or one step at a time;
+- `timelike.load` -- a trained model that scores NumPy arrays, without PyTorch: whole sequences or streams;
+- `timelike.runtime` -- a recurrent layer alone, likewise: weights packed once;
 - `timelike.Sequences` -- a ragged batch of sequences;
 - `timelike.data` -- from ROOT, Parquet, HDF5 and NumPy files to `Sequences`;
 - `timelike.train`, `timelike.runs`, `timelike.apply` -- from a config to a model, a report and scores;
@@ -23,13 +24,16 @@ from timelike.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from timelike.inspect import trace
+    from timelike.scorer import load
 
-__all__ = ["Sequences", "__version__", "get_num_threads", "set_num_threads", "trace"]
+__all__ = ["Sequences", "__version__", "get_num_threads", "load", "set_num_threads", "trace"]
+
+_LATER = {"load": "timelike.scorer", "trace": "timelike.inspect"}  # not before they are asked for
 
 
 def __getattr__(name: str) -> Any:
-    if name != "trace":
+    if name not in _LATER:
         raise AttributeError(f"module 'timelike' has no attribute {name!r}")
-    from timelike.inspect import trace  # not before it is asked for: it needs PyTorch
+    from importlib import import_module
 
-    return trace
+    return getattr(import_module(_LATER[name]), name)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from timelike.cells import cell_of, parameter_shapes
 from timelike.data.transforms import FittedTransforms
+from timelike.errors import ModelFileError
 from timelike.modelfile import ModelFile
 
 __all__ = ["OUTPUTS", "Dense", "Description", "Layer", "describe", "output_names"]
@@ -162,7 +163,7 @@ def describe(file: ModelFile) -> tuple[Description, ...]:
     Raises
     ------
     ModelFileError
-        If the transforms in the header cannot be used.
+        If the transforms in the header cannot be used, or are of other variables than the network reads.
     """
     meta = file.meta
     if "ensemble" not in meta:
@@ -196,8 +197,12 @@ def _one(meta: Mapping[str, Any], weights: Mapping[str, Array], transforms: dict
     output = head.get("output", "softmax")
     if output == "softmax" and meta["data"].get("targets"):  # so it was written before there were others
         output = "linear"
+    fitted = FittedTransforms.from_dict(transforms)
+    read = meta.get("inputs", meta["variables"])
+    if fitted.names != tuple(meta["variables"]) or fitted.outputs != tuple(read):
+        raise ModelFileError("'variables' and 'transforms' disagree")
     return Description(
-        FittedTransforms.from_dict(transforms),
+        fitted,
         tuple(layers),
         network.get("pooling", "last"),
         network.get("steps"),

@@ -21,9 +21,10 @@ from timelike.config import GRUConfig, LSTMConfig, NetworkConfig, RNNConfig
 from timelike.errors import DataError
 from timelike.initialisers import initialise
 from timelike.nn import GRU, LSTM, RNN, Ragged
+from timelike.ragged import cuts
 from timelike.sequences import Sequences
 
-__all__ = ["Network", "cuts", "evaluating", "logits", "outputs", "pool", "ragged"]
+__all__ = ["Network", "evaluating", "logits", "outputs", "pool", "ragged"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -261,13 +262,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
-
-
-def cuts(offsets: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
-    """Cut sequences into runs of at most so many rows, of at least one sequence."""
-    start, end = 0, len(offsets) - 1
-    while start < end:
-        stop = int(np.searchsorted(offsets, offsets[start] + rows, side="right")) - 1
-        stop = min(max(stop, start + 1), start + rows, end)
-        yield start, stop
-        start = stop

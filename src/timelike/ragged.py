@@ -5,6 +5,7 @@ Offsets `[B+1]` of `B` sequences: sequence b has the rows ``offsets[b]:offsets[b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from timelike.errors import DataError, require
 
-__all__ = ["check_same_lengths", "flattened", "gather", "integers", "offsets_of"]
+__all__ = ["check_same_lengths", "cuts", "flattened", "gather", "integers", "offsets_of"]
 
 
 def offsets_of(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -48,6 +49,22 @@ def gather(
     """
     offsets = offsets_of(lengths)
     return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths), offsets
+
+
+def cuts(offsets: npt.NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
+    """Cut sequences into runs of at most so many rows, of at least one sequence.
+
+    Examples
+    --------
+    >>> list(cuts(np.array([0, 3, 4, 9]), 4))
+    [(0, 2), (2, 3)]
+    """
+    start, end = 0, len(offsets) - 1
+    while start < end:
+        stop = int(np.searchsorted(offsets, offsets[start] + rows, side="right")) - 1
+        stop = min(max(stop, start + 1), start + rows, end)
+        yield start, stop
+        start = stop
 
 
 def check_same_lengths(

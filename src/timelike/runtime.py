@@ -174,6 +174,7 @@ class Recurrent:
         lengths: Integers | None = None,
         state: State = None,
         out: Array | None = None,
+        threads: int | None = None,
     ) -> tuple[Array, State]:
         """Run all layers over a batch.
 
@@ -190,6 +191,8 @@ class Recurrent:
             axis B for one sequence (T, D).
         out : ndarray, optional
             Gets `y`; contiguous.
+        threads : int, optional
+            In place of those of the session.
 
         Returns
         -------
@@ -203,7 +206,7 @@ class Recurrent:
         TypeError, ValueError
             For an array of another type or shape, for offsets or lengths that do not fit `x`.
         """
-        return self._native.run(x, offsets, lengths, state, out, True, self._n_threads())  # type: ignore[no-any-return]
+        return self._native.run(x, offsets, lengths, state, out, True, threads or self._n_threads())  # type: ignore[no-any-return]
 
     def last_state(
         self,
@@ -212,6 +215,7 @@ class Recurrent:
         offsets: Integers | None = None,
         lengths: Integers | None = None,
         state: State = None,
+        threads: int | None = None,
     ) -> State:
         """Run all layers over a batch for the last states alone; the arguments are those of `run`.
 
@@ -223,7 +227,7 @@ class Recurrent:
         array([[[3.],
                 [5.]]])
         """
-        return self._native.run(x, offsets, lengths, state, None, False, self._n_threads())
+        return self._native.run(x, offsets, lengths, state, None, False, threads or self._n_threads())
 
     def stream(self, n_sequences: int | None = None) -> Stream:
         """Begin to run step by step, from states of zero.

@@ -9,6 +9,17 @@ and truncate the steps. What is done with the result is beside it:
 - `timelike.data.expressions` -- the language of cuts and derived variables.
 """
 
-from timelike.data.reading import read
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from timelike.data.reading import read
 
 __all__ = ["read"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "read":
+        raise AttributeError(f"module 'timelike.data' has no attribute {name!r}")
+    from timelike.data.reading import read  # not before it is asked for: who has arrays needs no readers
+
+    return read

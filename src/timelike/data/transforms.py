@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,7 @@ Numbers = dict[str, Any]  # of a step: floats, and lists of them
 
 MIXES = ("decorrelate", "pca")
 _KNOTS = 256  # shares at which a distribution is kept
+_ROWS_AT_ONCE = 1 << 14  # of float64: what is between the transforms stays in cache, and memory small
 
 
 # -- one variable -------------------------------------------------------------------------------------------
@@ -82,6 +83,8 @@ def _uniform(x: Floats, weights: Floats | None) -> Numbers:
 
 
 def _gauss(x: Floats, weights: Floats | None) -> Numbers:
+    from statistics import NormalDist  # 8 ms, which who only applies transforms need not wait for
+
     values, shares = _distribution(x, weights)
     return {"values": values.tolist(), "to": [NormalDist().inv_cdf(share) for share in shares]}
 
@@ -361,15 +364,46 @@ class FittedTransforms:
         Raises
         ------
         DataError
-            If a variable is missing, or a value of one that may not be missing.
+            If a variable is missing.
         """
-        D = len(self.names)
-        values = np.empty((sequences.n_rows, D + len(self.indicators)), dtype=sequences.values.dtype)
-        exact = np.empty((sequences.n_rows, D)) if self.mix is not None else values
-        for d, name in enumerate(self.names):
+        given = self.chosen(sequences)
+        values = np.empty((len(given), len(self.outputs)), given.dtype)
+        for start in range(0, len(given), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            values[some] = self.rows(given[some])
+        return sequences.replace(values=values, names=self.outputs)
+
+    def chosen(self, sequences: Sequences) -> npt.NDArray[Any]:
+        """Give the columns [N, D] of the variables in the order of `names`; shared where they have it already.
+
+        Raises
+        ------
+        DataError
+            If a variable is missing.
+        """
+        if sequences.names == self.names:
+            return sequences.values
+        for name in self.names:
             if name not in sequences.names:
                 raise DataError(f"the data have no variable '{name}'; {nearest(name, sequences.names)}")
-            x = sequences.values[:, sequences.names.index(name)]
+        return sequences.values[:, [sequences.names.index(name) for name in self.names]]
+
+    def rows(self, given: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Transform rows [N, D], the columns being those of `names`.
+
+        Returns
+        -------
+        array [N, D'], of the same type
+            The columns are those of `outputs`.
+        """
+        if self._affine is not None:  # all columns at once: for few rows the number of calls is what counts
+            mean, scale = self._affine
+            return ((given - mean) / scale).astype(given.dtype)
+        D = len(self.names)
+        values = np.empty((len(given), D + len(self.indicators)), dtype=given.dtype)
+        exact = np.empty((len(given), D)) if self.mix is not None else values
+        for d, name in enumerate(self.names):
+            x = given[:, d]
             fill = self.fills[d] if self.fills else None
             if fill is not None:
                 absent = np.isnan(x)
@@ -383,7 +417,21 @@ class FittedTransforms:
             exact[:, d] = x
         if self.mix is not None:
             values[:, :D] = self.mix.apply(exact)
-        return sequences.replace(values=values, names=self.outputs)
+        return values
+
+    @cached_property
+    def _affine(self) -> tuple[Floats, Floats] | None:
+        """Mean and scale [D] of all variables, where nothing else is done to any; 0 and 1 change nothing."""
+        if self.mix is not None or any(fill is not None for fill in self.fills):
+            return None
+        mean, scale = np.zeros(len(self.names)), np.ones(len(self.names))
+        for d, steps in enumerate(self.steps):
+            own = [step for step in steps if step.kind != "none"]
+            if len(own) > 1 or any(_STEPS[step.kind][1] is not _affine for step in own):
+                return None
+            if own:
+                mean[d], scale[d] = own[0].numbers["mean"], own[0].numbers["scale"]
+        return mean, scale
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values that JSON holds without loss."""

@@ -25,7 +25,8 @@ from torch import nn
 from timelike.errors import ConfigError, DataError
 from timelike.inspect.scoring import ROWS_AT_ONCE, Subject, subject_of
 from timelike.model import Model
-from timelike.network import cuts, evaluating
+from timelike.network import evaluating
+from timelike.ragged import cuts
 from timelike.sequences import Sequences
 
 __all__ = ["Attribution", "Averages", "gradient_times_input", "integrated_gradients", "rows_of"]

@@ -20,8 +20,8 @@ from timelike.errors import ConfigError, DataError
 from timelike.inspect.attribution import check_labels, rows_of
 from timelike.inspect.scoring import ROWS_AT_ONCE, Subject, subject_of
 from timelike.model import Model
-from timelike.network import cuts, evaluating
-from timelike.ragged import gather, offsets_of
+from timelike.network import evaluating
+from timelike.ragged import cuts, gather, offsets_of
 from timelike.roc import TieGroups, roc_curve, trapezoid
 from timelike.sequences import Sequences
 from timelike.statistics import bootstrap_weights, format_measurement

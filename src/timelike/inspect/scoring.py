@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from timelike.errors import ConfigError, DataError, nearest
 from timelike.model import Model
-from timelike.network import cuts, evaluating
+from timelike.network import evaluating
 from timelike.nn import Ragged
+from timelike.ragged import cuts
 from timelike.sequences import Sequences
 
 __all__ = ["KINDS", "ROWS_AT_ONCE", "Subject", "subject_of"]

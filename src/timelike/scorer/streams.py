@@ -1,0 +1,267 @@
+"""Scores of sequences that are still on their way, step by step.
+
+Sizes: `S` streams, `D` variables, `C` scores.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from timelike.errors import ConfigError, DataError
+from timelike.scorer.prepared import Prepared
+
+if TYPE_CHECKING:
+    from timelike.scorer.model import Scorer
+
+__all__ = ["Streams"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Which: TypeAlias = "int | Sequence[int] | npt.NDArray[Any] | None"
+
+
+class Streams:
+    """Sequences on their way, scored after each step; made by `Scorer.stream`.
+
+    The score after a step is what `Scorer.predict` says of the steps so far. The layers' states are the same to
+    the bit; the head's matrix products may round in another way where there is another number of rows.
+
+    Streams belong to one thread at a time. Make as many as are needed of one model: they are independent.
+
+    Attributes
+    ----------
+    n_streams : int
+        S.
+
+    Examples
+    --------
+    >>> from timelike.scorer import load
+    >>> model = load(example)
+    >>> session = model.stream()
+    >>> event = np.array([[0.3, 1.0], [0.1, -1.0]])
+    >>> [session.step(step).round(3).tolist() for step in event]
+    >>> bool((session.step(event[0]) == model.predict(event[[0, 1, 0]])).all())
+    True
+    """
+
+    def __init__(
+        self, model: Scorer, networks: tuple[Prepared, ...], n: int, *, ordered: bool, threads: int | None
+    ) -> None:
+        if n < 1:
+            raise ConfigError(f"streams: {n}; at least 1")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads: {threads}; at least 1, or None for timelike.get_num_threads()")
+        _check_can_stream(networks[0], model.sequence, ordered)
+        self.n_streams = n
+        self._model, self._networks, self._threads = model, networks, threads
+        self._D = len(model.variables)
+        self._carried = [network.begin(n) for network in networks]
+        self._n_steps = np.zeros(n, np.int64)
+        self._busy = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Streams({self.n_streams} of {self._model!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("streams are not pickled; state() gives what they carry, and restore() takes it back")
+
+    @property
+    def n_steps(self) -> npt.NDArray[np.int64]:
+        """Number of steps [S] that each stream has taken since it began."""
+        return self._n_steps.copy()
+
+    def step(self, x: npt.ArrayLike, which: Which = None) -> Floats:
+        """Take one step of each stream, or of some.
+
+        Parameters
+        ----------
+        x : array_like [S, D], or [D] of one stream
+            Not transformed; columns are `Scorer.variables`.
+        which : int, or sequence of n int, optional
+            Which streams take a step, by default all; `x` is then [n, D], or [D].
+
+        Returns
+        -------
+        array [S, C] of float64, or [C] for `x` [D]
+            Scores after this step; of a model with scores for each step, those of this step.
+
+        Raises
+        ------
+        DataError
+            For an array of another shape or type, or a stream that is not there or given twice. Nothing has
+            then happened.
+        RuntimeError
+            While another thread takes a step.
+        """
+        with _Use(self._busy):
+            rows, of = self._rows(x), self._chosen(which)
+            n = self.n_streams if of is None else len(of)
+            if len(rows) != n:
+                raise DataError(f"x is of {len(rows)} streams, expected {n}")
+            n_steps = (self._n_steps if of is None else self._n_steps[of]) + 1
+            found, carried = [], []
+            for network, before in zip(self._networks, self._carried, strict=True):
+                own = before if of is None else [array[:, of] for array in before]
+                scores, after = network.step(rows, own, n_steps, self._threads)
+                found.append(scores)
+                carried.append(after)
+            self._put(n_steps, carried, of)
+        scores = found[0] if len(found) == 1 else np.mean(found, axis=0)
+        return scores[0] if np.ndim(x) == 1 else scores
+
+    def reset(self, which: Which = None) -> None:
+        """Begin again: all streams, or some; each is then before its first step.
+
+        Raises
+        ------
+        DataError
+            For a stream that is not there or given twice.
+        """
+        with _Use(self._busy):
+            of = self._chosen(which)
+            n = self.n_streams if of is None else len(of)
+            self._put(np.zeros(n, np.int64), [network.begin(n) for network in self._networks], of)
+
+    def state(self, which: Which = None) -> dict[str, Array]:
+        """Give what all streams, or some, carry, as arrays that `restore` takes back.
+
+        Returns
+        -------
+        dict of str to array
+            A copy. ``np.savez(file, **state)`` writes it, and ``np.load(file)`` can be given to `restore`.
+        """
+        with _Use(self._busy):
+            of = slice(None) if (chosen := self._chosen(which)) is None else chosen
+            arrays = {"model": self._model.mark, "n_steps": self._n_steps[of].copy()}
+            for name, array in self._named():
+                arrays[name] = array[:, of].copy()
+            return arrays
+
+    def restore(self, state: Mapping[str, npt.ArrayLike], which: Which = None) -> None:
+        """Go on where `state` was taken, of this or of other streams of the same model.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            As `state` gives it, of as many streams.
+        which : int or sequence of int, optional
+            Which streams get it, by default all.
+
+        Raises
+        ------
+        DataError
+            If it is not a state of so many streams of this model. Nothing has then happened.
+        """
+        with _Use(self._busy):
+            of = self._chosen(which)
+            n = self.n_streams if of is None else len(of)
+            expected = {"model": self._model.mark, "n_steps": np.zeros(n, np.int64)}
+            expected |= {name: array[:, :n] for name, array in self._named()}
+            given = {name: np.array(state[name]) for name in state}
+            for name in expected.keys() ^ given.keys():
+                raise DataError(f"state: {name!r} is {'missing' if name in expected else 'not part of it'}")
+            for name, array in given.items():
+                wanted = expected[name]
+                if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
+                    raise DataError(
+                        f"state: {name!r} is {array.dtype} of shape {array.shape}, "
+                        f"expected {wanted.dtype} of shape {wanted.shape}"
+                    )
+            if not np.array_equal(given["model"], expected["model"]):
+                raise DataError("state: it was taken with another model")
+            if (given["n_steps"] < 0).any():
+                raise DataError(f"state: 'n_steps' holds {given['n_steps'].min()}; 0 or more is possible")
+            arrays = iter([given[name] for name, _ in self._named()])
+            carried = [[next(arrays) for _ in own] for own in self._carried]
+            self._put(given["n_steps"], carried, of)
+
+    # How
+
+    def _rows(self, x: npt.ArrayLike) -> Array:
+        """Give `x` as [n, D], checked."""
+        rows = np.asarray(x)
+        if rows.dtype.char not in "fd":
+            raise DataError(f"x is {rows.dtype}; possible: float32, float64")
+        if rows.ndim == 1:
+            rows = rows[None]
+        if rows.ndim != 2 or rows.shape[1] != self._D:
+            raise DataError(
+                f"x has shape {np.shape(x)}; expected [{self._D}], or [streams, {self._D}]: "
+                f"{', '.join(self._model.variables)}"
+            )
+        return rows
+
+    def _chosen(self, which: Which) -> Array | None:
+        """Give the numbers of some streams, checked."""
+        if which is None:
+            return None
+        of = np.atleast_1d(np.asarray(which))
+        if of.ndim != 1 or (of.size and of.dtype.kind not in "iu"):
+            raise DataError(f"which: {which!r}; numbers of streams are needed")
+        of = of.astype(np.int64)
+        for number in of.tolist():
+            if not 0 <= number < self.n_streams:
+                raise DataError(f"which: stream {number}; there are 0..{self.n_streams - 1}")
+        if len(set(of.tolist())) != len(of):
+            raise DataError("which: a stream is given twice")
+        return of
+
+    def _put(self, n_steps: Array, carried: list[list[Array]], of: Array | None) -> None:
+        if of is None:
+            self._n_steps, self._carried = n_steps, carried
+            return
+        self._n_steps[of] = n_steps
+        for own, new in zip(self._carried, carried, strict=True):
+            for to, array in zip(own, new, strict=True):
+                to[:, of] = array
+
+    def _named(self) -> list[tuple[str, Array]]:
+        """Give all that is carried by names that tell which it is."""
+        many = len(self._networks) > 1
+        return [
+            (f"fold.{fold}.{name}" if many else name, array)
+            for fold, (network, own) in enumerate(zip(self._networks, self._carried, strict=True))
+            for name, array in zip(network.carried_names, own, strict=True)
+        ]
+
+
+class _Use:
+    """A lock that does not wait: two threads in one stream are a mistake."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("streams serve one thread at a time: make some for each")
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def _check_can_stream(network: Prepared, sequence: Mapping[str, Any], ordered: bool) -> None:
+    """Refuse a network that needs more than the steps so far."""
+    if any(stack.bidirectional for stack in network.stacks):
+        raise ConfigError("a bidirectional layer reads the last step first; score whole sequences: predict")
+    if network.pooling == "flatten":
+        raise ConfigError("pooling: flatten reads a fixed number of steps; score whole sequences: predict")
+    if ordered:
+        return
+    for key, usual in {
+        "sort_by": None,
+        "keep_first": None,
+        "keep_last": None,
+        "direction": "forward",
+    }.items():
+        if sequence.get(key, usual) != usual:
+            raise ConfigError(
+                f"the training read the steps of an event with sequence.{key}: {sequence[key]}, and a stream "
+                "takes them as they come; if they come so, say ordered=True"
+            )
