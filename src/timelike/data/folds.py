@@ -12,7 +12,7 @@ folds are by numbers, so that they stay what they are, too; else as exactly so m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,16 @@ from timelike.sequences import Sequences
 
 if TYPE_CHECKING:
     from timelike.config import FoldsConfig
+
+
+class Folds(Protocol):
+    """How many folds there are, and by which expression: a `timelike.config.FoldsConfig`, or like it."""
+
+    @property
+    def number(self) -> int: ...  # noqa: D102
+    @property
+    def by(self) -> str | None: ...  # noqa: D102
+
 
 __all__ = ["check_expression", "fold_numbers", "split_by_folds"]
 
@@ -73,14 +83,14 @@ def check_expression(by: str, observers: Sequence[str] = ()) -> tuple[str, ...]:
     return names
 
 
-def fold_numbers(sequences: Sequences, folds: FoldsConfig, *, seed: int = 0) -> Integers:
+def fold_numbers(sequences: Sequences, folds: Folds, *, seed: int = 0) -> Integers:
     """Give the fold of each event.
 
     Parameters
     ----------
     sequences : Sequences
         With event numbers and observers where the expression needs them, else with labels.
-    folds : FoldsConfig
+    folds : Folds
         How many there are, and by which expression.
     seed : int
         Of the shuffle, where there is no expression.

@@ -374,7 +374,7 @@ class FittedTransforms:
         return sequences.replace(values=values, names=self.outputs)
 
     def chosen(self, sequences: Sequences) -> npt.NDArray[Any]:
-        """Give the columns [N, D] of the variables in the order of `names`; shared where they have it already.
+        """Give the columns [N, D] of the variables in the order of `names`; shared where they have it.
 
         Raises
         ------

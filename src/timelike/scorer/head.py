@@ -29,7 +29,8 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _relu(x: Array) -> Array:
-    return np.maximum(x, 0)
+    found: Array = np.maximum(x, 0)
+    return found
 
 
 def _elu(x: Array) -> Array:
@@ -39,7 +40,8 @@ def _elu(x: Array) -> Array:
 def _gelu(x: Array) -> Array:
     # NumPy has no error function. In float64, and by the complement, which does not cancel where x << 0.
     below = [math.erfc(-value * math.sqrt(0.5)) / 2 for value in x.ravel().tolist()]
-    return x * np.reshape(below, x.shape).astype(x.dtype)
+    found: Array = x * np.reshape(below, x.shape).astype(x.dtype)
+    return found
 
 
 def _silu(x: Array) -> Array:

@@ -9,8 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,13 @@ __all__ = ["Scorer", "load"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+
+
+class _Folds(NamedTuple):
+    number: int
+    by: str | None
+
+
 Given: TypeAlias = "Sequences | Array | Sequence[npt.ArrayLike]"
 
 
@@ -175,8 +181,8 @@ class Scorer:
         ----------
         x : Sequences, list of arrays [T, D], array [B, T, D], or array [T, D]
             As read, not transformed, of float32 or float64; the steps in the order that the training read
-            them in (see `sequence`). Variables of `Sequences` are matched by name: their order is free, others
-            are ignored. Columns of arrays are those of `variables`. An array of two axes is one sequence.
+            them in (see `sequence`). Variables of `Sequences` are matched by name: their order is free, and
+            others are ignored. Columns of arrays are those of `variables`. An array of two axes is one sequence.
         lengths : array_like of int [B], optional
             With an array of three axes the steps of each sequence; what is behind them is not read. By
             default all T.
@@ -251,7 +257,7 @@ class Scorer:
             raise ConfigError("out_of_fold needs the ensemble of a cross validation; this is one network")
         if self._folds.get("by") is None:
             raise ConfigError("out_of_fold: the folds were shuffled; nothing tells the fold of an event")
-        numbers = fold_numbers(sequences, SimpleNamespace(**self._folds))
+        numbers = fold_numbers(sequences, _Folds(self._folds["number"], self._folds["by"]))
         found = np.full((len(sequences), len(self.output_names)), np.nan)
         for fold, network in enumerate(self._networks):
             own = sequences[numbers == fold]

@@ -111,8 +111,8 @@ class Prepared:
         Returns
         -------
         list of array
-            Of each stack h [L, S, R], and c [L, S, H] where the cell has it; and with the pooling ``mean`` the
-            sum [1, S, W] of the steps in float64, with ``max`` the highest [1, S, W] so far.
+            Of each stack h [L, S, R], and c [L, S, H] where the cell has it; and with the pooling ``mean``
+            the sum [1, S, W] of the steps in float64, with ``max`` the highest [1, S, W] so far.
         """
         carried: Carried = []
         for stack in self.stacks:
@@ -147,7 +147,8 @@ class Prepared:
         carried : list of array
             What is carried to the next step.
         """
-        x, now, at = self._read(values), [], 0
+        x, at = self._read(values), 0
+        now: Carried = []
         for stack in self.stacks:
             if CELLS[stack.cell].has_cell_state:
                 h, c = stack.last_state(x[None], state=(carried[at], carried[at + 1]), threads=threads)
@@ -201,8 +202,8 @@ def pool(values: Array, offsets: Offsets, how: str, steps: int | None = None) ->
         wrong = np.flatnonzero(lengths != steps)
         if len(wrong):
             raise DataError(
-                f"sequence {wrong[0]} has {lengths[wrong[0]]} steps; the network takes {steps}, not more, not "
-                "less (pooling: flatten)"
+                f"sequence {wrong[0]} has {lengths[wrong[0]]} steps; the network takes {steps}, not more, "
+                "not less (pooling: flatten)"
             )
         return values.reshape(len(lengths), -1)
     pooled = np.zeros((len(lengths), values.shape[1]), values.dtype)

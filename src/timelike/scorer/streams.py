@@ -28,25 +28,16 @@ Which: TypeAlias = "int | Sequence[int] | npt.NDArray[Any] | None"
 class Streams:
     """Sequences on their way, scored after each step; made by `Scorer.stream`.
 
-    The score after a step is what `Scorer.predict` says of the steps so far. The layers' states are the same to
-    the bit; the head's matrix products may round in another way where there is another number of rows.
+    The score after a step is what `Scorer.predict` says of the steps so far. The layers' states are the same
+    to the bit; the head's matrix products may round in another way where there is another number of rows.
 
     Streams belong to one thread at a time. Make as many as are needed of one model: they are independent.
+    `Scorer` has an example.
 
     Attributes
     ----------
     n_streams : int
         S.
-
-    Examples
-    --------
-    >>> from timelike.scorer import load
-    >>> model = load(example)
-    >>> session = model.stream()
-    >>> event = np.array([[0.3, 1.0], [0.1, -1.0]])
-    >>> [session.step(step).round(3).tolist() for step in event]
-    >>> bool((session.step(event[0]) == model.predict(event[[0, 1, 0]])).all())
-    True
     """
 
     def __init__(
@@ -137,7 +128,7 @@ class Streams:
         """
         with _Use(self._busy):
             of = slice(None) if (chosen := self._chosen(which)) is None else chosen
-            arrays = {"model": self._model.mark, "n_steps": self._n_steps[of].copy()}
+            arrays: dict[str, Array] = {"model": self._model.mark, "n_steps": self._n_steps[of].copy()}
             for name, array in self._named():
                 arrays[name] = array[:, of].copy()
             return arrays
@@ -160,7 +151,7 @@ class Streams:
         with _Use(self._busy):
             of = self._chosen(which)
             n = self.n_streams if of is None else len(of)
-            expected = {"model": self._model.mark, "n_steps": np.zeros(n, np.int64)}
+            expected: dict[str, Array] = {"model": self._model.mark, "n_steps": np.zeros(n, np.int64)}
             expected |= {name: array[:, :n] for name, array in self._named()}
             given = {name: np.array(state[name]) for name in state}
             for name in expected.keys() ^ given.keys():
@@ -254,13 +245,9 @@ def _check_can_stream(network: Prepared, sequence: Mapping[str, Any], ordered: b
         raise ConfigError("pooling: flatten reads a fixed number of steps; score whole sequences: predict")
     if ordered:
         return
-    for key, usual in {
-        "sort_by": None,
-        "keep_first": None,
-        "keep_last": None,
-        "direction": "forward",
-    }.items():
-        if sequence.get(key, usual) != usual:
+    usual = {"sort_by": None, "keep_first": None, "keep_last": None, "direction": "forward"}
+    for key, value in usual.items():
+        if sequence.get(key, value) != value:
             raise ConfigError(
                 f"the training read the steps of an event with sequence.{key}: {sequence[key]}, and a stream "
                 "takes them as they come; if they come so, say ordered=True"
