@@ -221,6 +221,8 @@ def _normalised(head: Mapping[str, Any], norm: Mapping[str, Array]) -> tuple[Arr
     weight, bias, mean, variance = (
         norm[name].astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
     )
+    if not (variance + epsilon > 0).all():
+        raise ModelFileError("batch_norm: a variance and its epsilon are not above 0")
     scale = weight / np.sqrt(variance + epsilon)
     dtype = norm["weight"].dtype
     return scale.astype(dtype), (bias - mean * scale).astype(dtype)

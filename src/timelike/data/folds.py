@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from timelike.config import FoldsConfig
 
 
+__all__ = ["check_expression", "fold_numbers", "split_by_folds"]
+
+Integers = npt.NDArray[np.int64]
+
+
 class Folds(Protocol):
     """How many folds there are, and by which expression: a `timelike.config.FoldsConfig`, or like it."""
 
     @property
-    def number(self) -> int: ...  # noqa: D102
+    def number(self) -> int: ...
     @property
-    def by(self) -> str | None: ...  # noqa: D102
-
-
-__all__ = ["check_expression", "fold_numbers", "split_by_folds"]
-
-Integers = npt.NDArray[np.int64]
+    def by(self) -> str | None: ...
 
 
 def check_expression(by: str, observers: Sequence[str] = ()) -> tuple[str, ...]:

@@ -182,7 +182,8 @@ class Scorer:
         x : Sequences, list of arrays [T, D], array [B, T, D], or array [T, D]
             As read, not transformed, of float32 or float64; the steps in the order that the training read
             them in (see `sequence`). Variables of `Sequences` are matched by name: their order is free, and
-            others are ignored. Columns of arrays are those of `variables`. An array of two axes is one sequence.
+            others are ignored. Columns of arrays are those of `variables`. An array of two axes is one
+            sequence.
         lengths : array_like of int [B], optional
             With an array of three axes the steps of each sequence; what is behind them is not read. By
             default all T.

@@ -183,7 +183,7 @@ def pool(values: Array, offsets: Offsets, how: str, steps: int | None = None) ->
     Returns
     -------
     array [B, W], with "flatten" [B, T W]
-        A mean is summed in float64, one step after the other, as a stream does it.
+        A mean is summed in float64.
 
     Raises
     ------

@@ -29,7 +29,7 @@ class Streams:
     """Sequences on their way, scored after each step; made by `Scorer.stream`.
 
     The score after a step is what `Scorer.predict` says of the steps so far. The layers' states are the same
-    to the bit; the head's matrix products may round in another way where there is another number of rows.
+    to the bit; means, and matrix products of the head for another number of rows, may round in another way.
 
     Streams belong to one thread at a time. Make as many as are needed of one model: they are independent.
     `Scorer` has an example.
