@@ -236,7 +236,7 @@ def test_a_wrong_state_is_named_and_changes_nothing(tmp_path):
 
 def test_a_stream_that_is_busy_refuses_others(tmp_path):
     session = loaded(tmp_path).stream()
-    with session._busy:
+    with session._alone:
         for call in (lambda: session.step(np.zeros(3)), session.reset, session.state):
             with pytest.raises(RuntimeError, match="streams serve one thread at a time"):
                 call()

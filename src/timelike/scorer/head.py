@@ -49,7 +49,8 @@ def _silu(x: Array) -> Array:
 
 
 def _softsign(x: Array) -> Array:
-    return x / (1 + np.abs(x))
+    found: Array = x / (1 + np.abs(x))
+    return found
 
 
 def _gauss(x: Array) -> Array:

@@ -5,10 +5,10 @@ Sizes: `B` sequences, `N` rows (the steps of all of them), `T` steps, `D` variab
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -96,8 +96,6 @@ class Scorer:
     data, sequence, training : mapping
         Sections of the config that say how events were read and in which order their steps stand, and the
         record of the training.
-    mark : array [16] of uint8
-        Of all that scores depend on: it tells one model from another.
 
     Examples
     --------
@@ -149,7 +147,7 @@ class Scorer:
         self.sequence: Mapping[str, Any] = meta["sequence"]
         self.training: Mapping[str, Any] = meta["training"]
         self._folds: Mapping[str, Any] | None = meta["ensemble"]["folds"] if "ensemble" in meta else None
-        self.mark = _mark(file)
+        self._file = file
 
     def __repr__(self) -> str:
         described = self._networks[0].description
@@ -162,6 +160,18 @@ class Scorer:
             f"Scorer({of}{', '.join(self.variables)} -> {', '.join([*layers, described.pooling])} -> "
             f"{', '.join(self.output_names)}; {self.n_parameters} parameters of {self.dtype})"
         )
+
+    @cached_property
+    def mark(self) -> npt.NDArray[np.uint8]:
+        """What tells this model from others [16]: a hash of all that its scores depend on."""
+        import hashlib  # 3 ms, for those alone who keep the states of streams
+
+        digest = hashlib.blake2b(digest_size=16)
+        used = ("network", "variables", "transforms", "classes", "ensemble")
+        digest.update(json.dumps({key: self._file.meta.get(key) for key in used}, sort_keys=True).encode())
+        for name, weight in sorted(self._file.weights.items()):
+            digest.update(name.encode() + weight.tobytes())
+        return np.frombuffer(digest.digest(), np.uint8)
 
     # Whole sequences
 
@@ -286,12 +296,3 @@ class Scorer:
             If the network cannot score step by step: it reads backwards, or a fixed number of steps.
         """
         return Streams(self, self._networks, streams, ordered=ordered, threads=threads)
-
-
-def _mark(file: ModelFile) -> npt.NDArray[np.uint8]:
-    digest = hashlib.blake2b(digest_size=16)
-    used = {key: file.meta.get(key) for key in ("network", "variables", "transforms", "classes", "ensemble")}
-    digest.update(json.dumps(used, sort_keys=True).encode())
-    for name in sorted(file.weights):
-        digest.update(name.encode() + np.ascontiguousarray(file.weights[name]).tobytes())
-    return np.frombuffer(digest.digest(), np.uint8)

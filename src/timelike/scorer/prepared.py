@@ -58,11 +58,13 @@ class Prepared:
         self.stacks = _stacks(description.layers)
         self._head = Head(description.dense, description.output)
         self._dtype = description.dtype
+        self._unchanged = self.transforms.identity and not self.transforms.indicators
+        self._with_cells = tuple((stack, CELLS[stack.cell].has_cell_state) for stack in self.stacks)
         self._width = description.layers[-1].output_size if description.layers else len(description.inputs)
         self.carried_names = tuple(
             f"{name}.{k}"
-            for k, stack in enumerate(self.stacks)
-            for name in ("h", "c")[: 1 + CELLS[stack.cell].has_cell_state]
+            for k, (_, with_cells) in enumerate(self._with_cells)
+            for name in ("h", "c")[: 1 + with_cells]
         ) + ((f"pooled.{self.pooling}",) if self.pooling in ("mean", "max") else ())
 
     # Whole sequences
@@ -101,7 +103,8 @@ class Prepared:
 
     def _read(self, values: Array) -> Array:
         """Transform the variables, in the type that they have, and give them in that of the weights."""
-        return self.transforms.rows(values).astype(self._dtype, copy=False)
+        x = values if self._unchanged else self.transforms.rows(values)
+        return x if x.dtype is self._dtype else x.astype(self._dtype)
 
     # One step at a time
 
@@ -115,9 +118,9 @@ class Prepared:
             the sum [1, S, W] of the steps in float64, with ``max`` the highest [1, S, W] so far.
         """
         carried: Carried = []
-        for stack in self.stacks:
+        for stack, with_cells in self._with_cells:
             carried.append(np.zeros((stack.num_layers, n, stack.state_size), self._dtype))
-            if CELLS[stack.cell].has_cell_state:
+            if with_cells:
                 carried.append(np.zeros((stack.num_layers, n, stack.hidden_size), self._dtype))
         if self.pooling == "mean":
             carried.append(np.zeros((1, n, self._width)))
@@ -149,8 +152,8 @@ class Prepared:
         """
         x, at = self._read(values), 0
         now: Carried = []
-        for stack in self.stacks:
-            if CELLS[stack.cell].has_cell_state:
+        for stack, with_cells in self._with_cells:
+            if with_cells:
                 h, c = stack.last_state(x[None], state=(carried[at], carried[at + 1]), threads=threads)
                 now += (h, c)
             else:

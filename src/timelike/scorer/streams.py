@@ -53,7 +53,7 @@ class Streams:
         self._D = len(model.variables)
         self._carried = [network.begin(n) for network in networks]
         self._n_steps = np.zeros(n, np.int64)
-        self._busy = threading.Lock()
+        self._alone = _Alone()
 
     def __repr__(self) -> str:
         return f"Streams({self.n_streams} of {self._model!r})"
@@ -89,8 +89,9 @@ class Streams:
         RuntimeError
             While another thread takes a step.
         """
-        with _Use(self._busy):
-            rows, of = self._rows(x), self._chosen(which)
+        given = np.asarray(x)
+        with self._alone:
+            rows, of = self._rows(given), None if which is None else self._chosen(which)
             n = self.n_streams if of is None else len(of)
             if len(rows) != n:
                 raise DataError(f"x is of {len(rows)} streams, expected {n}")
@@ -103,7 +104,7 @@ class Streams:
                 carried.append(after)
             self._put(n_steps, carried, of)
         scores = found[0] if len(found) == 1 else np.mean(found, axis=0)
-        return scores[0] if np.ndim(x) == 1 else scores
+        return scores[0] if given.ndim == 1 else scores
 
     def reset(self, which: Which = None) -> None:
         """Begin again: all streams, or some; each is then before its first step.
@@ -113,7 +114,7 @@ class Streams:
         DataError
             For a stream that is not there or given twice.
         """
-        with _Use(self._busy):
+        with self._alone:
             of = self._chosen(which)
             n = self.n_streams if of is None else len(of)
             self._put(np.zeros(n, np.int64), [network.begin(n) for network in self._networks], of)
@@ -126,7 +127,7 @@ class Streams:
         dict of str to array
             A copy. ``np.savez(file, **state)`` writes it, and ``np.load(file)`` can be given to `restore`.
         """
-        with _Use(self._busy):
+        with self._alone:
             of = slice(None) if (chosen := self._chosen(which)) is None else chosen
             arrays: dict[str, Array] = {"model": self._model.mark, "n_steps": self._n_steps[of].copy()}
             for name, array in self._named():
@@ -148,7 +149,7 @@ class Streams:
         DataError
             If it is not a state of so many streams of this model. Nothing has then happened.
         """
-        with _Use(self._busy):
+        with self._alone:
             of = self._chosen(which)
             n = self.n_streams if of is None else len(of)
             expected: dict[str, Array] = {"model": self._model.mark, "n_steps": np.zeros(n, np.int64)}
@@ -173,16 +174,14 @@ class Streams:
 
     # How
 
-    def _rows(self, x: npt.ArrayLike) -> Array:
+    def _rows(self, x: Array) -> Array:
         """Give `x` as [n, D], checked."""
-        rows = np.asarray(x)
-        if rows.dtype.char not in "fd":
-            raise DataError(f"x is {rows.dtype}; possible: float32, float64")
-        if rows.ndim == 1:
-            rows = rows[None]
+        rows = x[None] if x.ndim == 1 else x
+        if x.dtype.char not in "fd":
+            raise DataError(f"x is {x.dtype}; possible: float32, float64")
         if rows.ndim != 2 or rows.shape[1] != self._D:
             raise DataError(
-                f"x has shape {np.shape(x)}; expected [{self._D}], or [streams, {self._D}]: "
+                f"x has shape {x.shape}; expected [{self._D}], or [streams, {self._D}]: "
                 f"{', '.join(self._model.variables)}"
             )
         return rows
@@ -221,13 +220,13 @@ class Streams:
         ]
 
 
-class _Use:
+class _Alone:
     """A lock that does not wait: two threads in one stream are a mistake."""
 
     __slots__ = ("_lock",)
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
