@@ -389,16 +389,18 @@ class FittedTransforms:
         return sequences.values[:, [sequences.names.index(name) for name in self.names]]
 
     def rows(self, given: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Transform rows [N, D], the columns being those of `names`.
+        """Transform rows [N, D], or one row [D], the columns being those of `names`.
 
         Returns
         -------
-        array [N, D'], of the same type
+        array [N, D'] or [D'], of the same type
             The columns are those of `outputs`.
         """
         if self._affine is not None:  # all columns at once: for few rows the number of calls is what counts
             mean, scale = self._affine
             return ((given - mean) / scale).astype(given.dtype)
+        if given.ndim == 1:
+            return self.rows(given[None])[0]
         D = len(self.names)
         values = np.empty((len(given), D + len(self.indicators)), dtype=given.dtype)
         exact = np.empty((len(given), D)) if self.mix is not None else values

@@ -1,6 +1,7 @@
 """The dense layers of a head and what is made of their numbers, with NumPy.
 
-Sizes: `B` rows, `C` numbers that the last layer gives, probabilities or not.
+Sizes: `B` rows, `C` numbers that the last layer gives, probabilities or not. One row may come without its
+axis: NumPy adds two vectors in half of the time that it takes to spread one over the rows of an array.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def _same(x: Array) -> Array:
 
 
 def _softmax(x: Floats) -> Floats:
-    if x.shape[0] == 1:  # ten numbers of Python cost 1 us, seven calls of NumPy 4
-        values: list[float] = x[0].tolist()
+    if x.ndim == 1:  # a few numbers of Python cost 1 us, seven calls of NumPy 4
+        values: list[float] = x.tolist()
         top = max(values)
         powers = [math.exp(value - top) for value in values]
         total = sum(powers)
-        return np.array([[power / total for power in powers]])
+        return np.array([power / total for power in powers])
     by_class = np.ascontiguousarray(x.T)  # a reduction along the long axis is many times as fast
     by_class -= np.maximum.reduce(by_class)
     np.exp(by_class, out=by_class)
@@ -139,7 +140,7 @@ class Head:
             )
 
     def __call__(self, x: Array) -> Floats:
-        """Give the output [B, C] of rows [B, in]."""
+        """Give the output [B, C] of rows [B, in], or [C] of one row [in]."""
         for weight, bias, activation, scale, shift in self._layers:
             if scale is not None:
                 x = x * scale + shift

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from timelike.description import describe
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.modelfile import ModelFile, read_model_file
-from timelike.scorer.prepared import Prepared
+from timelike.scorer.prepared import Prepared, Together
 from timelike.scorer.streams import Streams
 from timelike.sequences import Sequences
 
@@ -135,13 +135,15 @@ class Scorer:
 
     def __init__(self, file: ModelFile) -> None:
         meta = file.meta
-        self._networks = tuple(map(Prepared, describe(file)))
-        first = self._networks[0].description
+        members = tuple(map(Prepared, describe(file)))
+        self._members = members
+        self._network = members[0] if "ensemble" not in meta else Together(members)
+        first = members[0].description
         self.variables, self.output_names, self.dtype = first.variables, first.names, first.dtype
         self.class_names: tuple[str, ...] = tuple(meta["classes"])
         self.signal: str = meta["signal"]
         self.per_step = first.pooling == "none"
-        self.n_networks = len(self._networks)
+        self.n_networks = len(members)
         self.n_parameters = sum(weight.size for weight in file.weights.values())
         self.data: Mapping[str, Any] = meta["data"]
         self.sequence: Mapping[str, Any] = meta["sequence"]
@@ -150,7 +152,7 @@ class Scorer:
         self._file = file
 
     def __repr__(self) -> str:
-        described = self._networks[0].description
+        described = self._members[0].description
         layers = [
             f"{layer.cell} {layer.units}{' bidirectional' if layer.bidirectional else ''}"
             for layer in described.layers
@@ -220,28 +222,25 @@ class Scorer:
         """
         if threads is not None and threads < 1:
             raise ConfigError(f"threads: {threads}; at least 1, or None for timelike.get_num_threads()")
-        sequences, values, offsets = self._read(x, lengths)
         if out_of_fold:
-            return self._held_out(sequences or Sequences(values, offsets, self.variables), threads)
-        found = [network.scores(values, offsets, threads) for network in self._networks]
-        scores = found[0] if len(found) == 1 else np.mean(found, axis=0)
-        one = isinstance(x, np.ndarray) and x.ndim == 2 and not self.per_step
-        return scores[0] if one else scores
+            return self._held_out(x, threads)
+        values, offsets = self._read(x, lengths)
+        return self._network.scores(values, offsets, threads)
 
-    def _read(self, x: Given, lengths: npt.ArrayLike | None) -> tuple[Sequences | None, Array, Array]:
-        """Give the sequences if they are such, their rows with the columns of `variables`, and offsets."""
-        sequences, D = None, len(self.variables)
+    def _read(self, x: Given, lengths: npt.ArrayLike | None) -> tuple[Array, Array | None]:
+        """Give the rows, their columns being `variables`, and the offsets; none of one sequence."""
+        offsets: Array | None = None
         if lengths is not None and not (isinstance(x, np.ndarray) and x.ndim == 3):
             raise DataError("lengths belong to an array [sequences, steps, variables]")
         if isinstance(x, Sequences):
-            return x, self._networks[0].transforms.chosen(x), x.offsets
+            return self._members[0].transforms.chosen(x), x.offsets
         if not isinstance(x, np.ndarray):
             if len(x) == 0:
-                return None, np.empty((0, D), self.dtype), np.zeros(1, np.int64)
+                return np.empty((0, len(self.variables)), self.dtype), np.zeros(1, np.int64)
             sequences = Sequences.from_list(x)
             values, offsets = sequences.values, sequences.offsets
         elif x.ndim == 2:
-            values, offsets = x, np.array((0, len(x)))
+            values = x
         elif x.ndim == 3 and lengths is None:
             B, T, _ = x.shape
             values, offsets = x.reshape(B * T, x.shape[2]), np.arange(B + 1) * T
@@ -249,7 +248,7 @@ class Scorer:
             sequences = Sequences.from_padded(x, lengths=lengths)
             values, offsets = sequences.values, sequences.offsets
         self._check(values)
-        return None, values, offsets
+        return values, offsets
 
     def _check(self, values: Array) -> None:
         """Refuse rows of another width or type."""
@@ -261,18 +260,20 @@ class Scorer:
         if values.dtype.char not in "fd":
             raise DataError(f"x is {values.dtype}; possible: float32, float64")
 
-    def _held_out(self, sequences: Sequences, threads: int | None) -> Floats:
+    def _held_out(self, sequences: Given, threads: int | None) -> Floats:
         from timelike.data.folds import fold_numbers
 
+        if not isinstance(sequences, Sequences):
+            raise DataError("out_of_fold needs Sequences, which have the numbers of the events")
         if self._folds is None:
             raise ConfigError("out_of_fold needs the ensemble of a cross validation; this is one network")
         if self._folds.get("by") is None:
             raise ConfigError("out_of_fold: the folds were shuffled; nothing tells the fold of an event")
         numbers = fold_numbers(sequences, _Folds(self._folds["number"], self._folds["by"]))
         found = np.full((len(sequences), len(self.output_names)), np.nan)
-        for fold, network in enumerate(self._networks):
+        for fold, member in enumerate(self._members):
             own = sequences[numbers == fold]
-            found[numbers == fold] = network.scores(network.transforms.chosen(own), own.offsets, threads)
+            found[numbers == fold] = member.scores(member.transforms.chosen(own), own.offsets, threads)
         return found
 
     # One step at a time
@@ -295,4 +296,4 @@ class Scorer:
         ConfigError
             If the network cannot score step by step: it reads backwards, or a fixed number of steps.
         """
-        return Streams(self, self._networks, streams, ordered=ordered, threads=threads)
+        return Streams(self, self._network, streams, ordered=ordered, threads=threads)

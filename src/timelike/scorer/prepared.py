@@ -1,4 +1,4 @@
-"""One network, prepared: transforms, recurrent layers, pooling and head on NumPy arrays.
+"""Networks, prepared: transforms, recurrent layers, pooling and head on NumPy arrays.
 
 Sizes: `B` sequences, `N` rows (the steps of all of them), `D` variables, `S` streams, `L` layers of a stack,
 `R` numbers of the hidden state, `W` numbers of each step that are pooled, `C` scores.
@@ -6,6 +6,7 @@ Sizes: `B` sequences, `N` rows (the steps of all of them), `D` variables, `S` st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +20,7 @@ from timelike.ragged import cuts
 from timelike.runtime import Recurrent
 from timelike.scorer.head import Head
 
-__all__ = ["POOLINGS", "Carried", "Prepared", "pool"]
+__all__ = ["POOLINGS", "Carried", "Prepared", "Together", "pool"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -69,17 +70,18 @@ class Prepared:
 
     # Whole sequences
 
-    def scores(self, values: Array, offsets: Offsets, threads: int | None = None) -> Floats:
+    def scores(self, values: Array, offsets: Offsets | None, threads: int | None = None) -> Floats:
         """Give the scores [B, C] of sequences, or of their steps [N, C] without pooling.
 
         Parameters
         ----------
         values : array [N, D]
             Not transformed.
-        offsets : array [B+1]
+        offsets : array [B+1], or None
+            None for one sequence, whose scores are then [C].
         threads : int, optional
         """
-        if len(values) <= _ROWS_AT_ONCE:
+        if offsets is None or len(values) <= _ROWS_AT_ONCE:
             return self._some(values, offsets, threads)
         parts = []
         for start, stop in cuts(offsets, _ROWS_AT_ONCE):
@@ -87,7 +89,7 @@ class Prepared:
             parts.append(self._some(values[own[0] : own[-1]], own - own[0], threads))
         return np.concatenate(parts)
 
-    def _some(self, values: Array, offsets: Offsets, threads: int | None) -> Floats:
+    def _some(self, values: Array, offsets: Offsets | None, threads: int | None) -> Floats:
         x = self._read(values)
         *below, top = self.stacks or (None,)
         for stack in below:
@@ -98,7 +100,9 @@ class Prepared:
         if top is not None:
             x, _ = top.run(x, offsets=offsets, threads=threads)
         if self.pooling != "none":
-            x = pool(x, offsets, self.pooling, self._steps)
+            one = offsets is None
+            x = pool(x, np.array((0, len(x))) if one else offsets, self.pooling, self._steps)
+            x = x[0] if one else x
         return self._head(x)
 
     def _read(self, values: Array) -> Array:
@@ -135,7 +139,7 @@ class Prepared:
 
         Parameters
         ----------
-        values : array [S, D]
+        values : array [S, D], or [D] of one stream
             Not transformed.
         carried : list of array
             As `begin` gives it; left as it is.
@@ -145,28 +149,74 @@ class Prepared:
 
         Returns
         -------
-        scores : array [S, C]
+        scores : array [S, C], or [C]
             Those of the steps so far; without pooling, of this step.
         carried : list of array
             What is carried to the next step.
         """
-        x, at = self._read(values), 0
+        x = self._read(values)
+        one = x.ndim == 1
+        if one:
+            x = x[None]
         now: Carried = []
         for stack, with_cells in self._with_cells:
+            at = len(now)
             if with_cells:
                 h, c = stack.last_state(x[None], state=(carried[at], carried[at + 1]), threads=threads)
                 now += (h, c)
             else:
                 h = stack.last_state(x[None], state=carried[at], threads=threads)
                 now.append(h)
-            x, at = h[-1], len(now)
+            x = h[-1]
         if self.pooling == "mean":
-            now.append(carried[at] + x)
+            now.append(carried[-1] + x)
             x = (now[-1][0] / n_steps[:, None]).astype(self._dtype)
         elif self.pooling == "max":
-            now.append(np.maximum(carried[at], x))
+            now.append(np.maximum(carried[-1], x))
             x = now[-1][0]
-        return self._head(x), now
+        return self._head(x[0] if one else x), now
+
+
+class Together:
+    """Networks that score together, by the mean of their scores; otherwise like one `Prepared`.
+
+    Parameters
+    ----------
+    members : sequence of Prepared
+        All read the same variables.
+    """
+
+    def __init__(self, members: Sequence[Prepared]) -> None:
+        self.members = tuple(members)
+        self.carried_names = tuple(
+            f"fold.{fold}.{name}" for fold, member in enumerate(members) for name in member.carried_names
+        )
+
+    def scores(self, values: Array, offsets: Offsets | None, threads: int | None = None) -> Floats:
+        """As `Prepared.scores`."""
+        return _mean([member.scores(values, offsets, threads) for member in self.members])
+
+    def begin(self, n: int) -> Carried:
+        """As `Prepared.begin`, that of all members."""
+        return [array for member in self.members for array in member.begin(n)]
+
+    def step(
+        self, values: Array, carried: Carried, n_steps: Array, threads: int | None = None
+    ) -> tuple[Floats, Carried]:
+        """As `Prepared.step`."""
+        found: list[Floats] = []
+        now: Carried = []
+        for member in self.members:
+            own = carried[len(now) : len(now) + len(member.carried_names)]
+            scores, after = member.step(values, own, n_steps, threads)
+            found.append(scores)
+            now += after
+        return _mean(found), now
+
+
+def _mean(scores: list[Floats]) -> Floats:
+    found: Floats = np.mean(scores, axis=0)
+    return found
 
 
 def pool(values: Array, offsets: Offsets, how: str, steps: int | None = None) -> Array:
@@ -220,9 +270,9 @@ def pool(values: Array, offsets: Offsets, how: str, steps: int | None = None) ->
 
 
 def _final(state: Any, bidirectional: bool) -> Array:
-    """Give the last states [B, W] of the uppermost layer, both directions side by side."""
+    """Give the last states [B, W] or [W] of the uppermost layer, both directions side by side."""
     h: Array = state[0] if isinstance(state, tuple) else state
-    return np.concatenate((h[-2], h[-1]), axis=1) if bidirectional else h[-1]
+    return np.concatenate((h[-2], h[-1]), axis=-1) if bidirectional else h[-1]
 
 
 def _stacks(layers: tuple[Layer, ...]) -> tuple[Recurrent, ...]:

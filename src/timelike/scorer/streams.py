@@ -6,14 +6,14 @@ Sizes: `S` streams, `D` variables, `C` scores.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from timelike.errors import ConfigError, DataError
-from timelike.scorer.prepared import Prepared
+from timelike.scorer.prepared import Carried, Prepared, Together
 
 if TYPE_CHECKING:
     from timelike.scorer.model import Scorer
@@ -41,17 +41,17 @@ class Streams:
     """
 
     def __init__(
-        self, model: Scorer, networks: tuple[Prepared, ...], n: int, *, ordered: bool, threads: int | None
+        self, model: Scorer, network: Prepared | Together, n: int, *, ordered: bool, threads: int | None
     ) -> None:
         if n < 1:
             raise ConfigError(f"streams: {n}; at least 1")
         if threads is not None and threads < 1:
             raise ConfigError(f"threads: {threads}; at least 1, or None for timelike.get_num_threads()")
-        _check_can_stream(networks[0], model.sequence, ordered)
+        _check_can_stream(network, model.sequence, ordered)
         self.n_streams = n
-        self._model, self._networks, self._threads = model, networks, threads
+        self._model, self._network, self._threads = model, network, threads
         self._D = len(model.variables)
-        self._carried = [network.begin(n) for network in networks]
+        self._carried = network.begin(n)
         self._n_steps = np.zeros(n, np.int64)
         self._alone = _Alone()
 
@@ -89,22 +89,18 @@ class Streams:
         RuntimeError
             While another thread takes a step.
         """
-        given = np.asarray(x)
+        x = np.asarray(x)
         with self._alone:
-            rows, of = self._rows(given), None if which is None else self._chosen(which)
+            of = None if which is None else self._chosen(which)
             n = self.n_streams if of is None else len(of)
-            if len(rows) != n:
-                raise DataError(f"x is of {len(rows)} streams, expected {n}")
-            n_steps = (self._n_steps if of is None else self._n_steps[of]) + 1
-            found, carried = [], []
-            for network, before in zip(self._networks, self._carried, strict=True):
-                own = before if of is None else [array[:, of] for array in before]
-                scores, after = network.step(rows, own, n_steps, self._threads)
-                found.append(scores)
-                carried.append(after)
+            self._check(x, n)
+            if of is None:
+                n_steps, carried = self._n_steps + 1, self._carried
+            else:
+                n_steps, carried = self._n_steps[of] + 1, [array[:, of] for array in self._carried]
+            scores, carried = self._network.step(x, carried, n_steps, self._threads)
             self._put(n_steps, carried, of)
-        scores = found[0] if len(found) == 1 else np.mean(found, axis=0)
-        return scores[0] if given.ndim == 1 else scores
+        return scores
 
     def reset(self, which: Which = None) -> None:
         """Begin again: all streams, or some; each is then before its first step.
@@ -117,7 +113,7 @@ class Streams:
         with self._alone:
             of = self._chosen(which)
             n = self.n_streams if of is None else len(of)
-            self._put(np.zeros(n, np.int64), [network.begin(n) for network in self._networks], of)
+            self._put(np.zeros(n, np.int64), self._network.begin(n), of)
 
     def state(self, which: Which = None) -> dict[str, Array]:
         """Give what all streams, or some, carry, as arrays that `restore` takes back.
@@ -168,26 +164,24 @@ class Streams:
                 raise DataError("state: it was taken with another model")
             if (given["n_steps"] < 0).any():
                 raise DataError(f"state: 'n_steps' holds {given['n_steps'].min()}; 0 or more is possible")
-            arrays = iter([given[name] for name, _ in self._named()])
-            carried = [[next(arrays) for _ in own] for own in self._carried]
-            self._put(given["n_steps"], carried, of)
+            self._put(given["n_steps"], [given[name] for name in self._network.carried_names], of)
 
     # How
 
-    def _rows(self, x: Array) -> Array:
-        """Give `x` as [n, D], checked."""
-        rows = x[None] if x.ndim == 1 else x
+    def _check(self, x: Array, n: int) -> None:
+        """Refuse what is no step of n streams."""
         if x.dtype.char not in "fd":
             raise DataError(f"x is {x.dtype}; possible: float32, float64")
-        if rows.ndim != 2 or rows.shape[1] != self._D:
+        if x.ndim not in (1, 2) or x.shape[-1] != self._D:
             raise DataError(
                 f"x has shape {x.shape}; expected [{self._D}], or [streams, {self._D}]: "
                 f"{', '.join(self._model.variables)}"
             )
-        return rows
+        if (1 if x.ndim == 1 else len(x)) != n:
+            raise DataError(f"x is of {1 if x.ndim == 1 else len(x)} streams, expected {n}")
 
     def _chosen(self, which: Which) -> Array | None:
-        """Give the numbers of some streams, checked."""
+        """Give the numbers of some streams, checked; None for all of them."""
         if which is None:
             return None
         of = np.atleast_1d(np.asarray(which))
@@ -201,23 +195,17 @@ class Streams:
             raise DataError("which: a stream is given twice")
         return of
 
-    def _put(self, n_steps: Array, carried: list[list[Array]], of: Array | None) -> None:
+    def _put(self, n_steps: Array, carried: Carried, of: Array | None) -> None:
         if of is None:
             self._n_steps, self._carried = n_steps, carried
             return
         self._n_steps[of] = n_steps
-        for own, new in zip(self._carried, carried, strict=True):
-            for to, array in zip(own, new, strict=True):
-                to[:, of] = array
+        for to, array in zip(self._carried, carried, strict=True):
+            to[:, of] = array
 
-    def _named(self) -> list[tuple[str, Array]]:
+    def _named(self) -> Iterator[tuple[str, Array]]:
         """Give all that is carried by names that tell which it is."""
-        many = len(self._networks) > 1
-        return [
-            (f"fold.{fold}.{name}" if many else name, array)
-            for fold, (network, own) in enumerate(zip(self._networks, self._carried, strict=True))
-            for name, array in zip(network.carried_names, own, strict=True)
-        ]
+        return zip(self._network.carried_names, self._carried, strict=True)
 
 
 class _Alone:
@@ -236,11 +224,12 @@ class _Alone:
         self._lock.release()
 
 
-def _check_can_stream(network: Prepared, sequence: Mapping[str, Any], ordered: bool) -> None:
+def _check_can_stream(network: Prepared | Together, sequence: Mapping[str, Any], ordered: bool) -> None:
     """Refuse a network that needs more than the steps so far."""
-    if any(stack.bidirectional for stack in network.stacks):
+    one = network.members[0] if isinstance(network, Together) else network
+    if any(stack.bidirectional for stack in one.stacks):
         raise ConfigError("a bidirectional layer reads the last step first; score whole sequences: predict")
-    if network.pooling == "flatten":
+    if one.pooling == "flatten":
         raise ConfigError("pooling: flatten reads a fixed number of steps; score whole sequences: predict")
     if ordered:
         return
