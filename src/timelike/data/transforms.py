@@ -398,9 +398,11 @@ class FittedTransforms:
         """
         if self._affine is not None:  # all columns at once: for few rows the number of calls is what counts
             mean, scale = self._affine
-            return ((given - mean) / scale).astype(given.dtype)
+            found: npt.NDArray[Any] = ((given - mean) / scale).astype(given.dtype)
+            return found
         if given.ndim == 1:
-            return self.rows(given[None])[0]
+            one: npt.NDArray[Any] = self.rows(given[None])[0]
+            return one
         D = len(self.names)
         values = np.empty((len(given), D + len(self.indicators)), dtype=given.dtype)
         exact = np.empty((len(given), D)) if self.mix is not None else values

@@ -100,9 +100,10 @@ class Prepared:
         if top is not None:
             x, _ = top.run(x, offsets=offsets, threads=threads)
         if self.pooling != "none":
-            one = offsets is None
-            x = pool(x, np.array((0, len(x))) if one else offsets, self.pooling, self._steps)
-            x = x[0] if one else x
+            if offsets is None:
+                x = pool(x, np.array((0, len(x))), self.pooling, self._steps)[0]
+            else:
+                x = pool(x, offsets, self.pooling, self._steps)
         return self._head(x)
 
     def _read(self, values: Array) -> Array:
