@@ -23,6 +23,7 @@ import numpy as np
 from bench.cases import Case
 from bench.epochs import Epoch
 from bench.exact import check
+from bench.scores import Scores
 
 __all__ = ["PEERS", "Contender", "Driver", "Entry", "Failure", "Timing", "absent", "installed"]
 
@@ -50,6 +51,9 @@ PEERS = {
     "keras": _Peer("TensorFlow", ("tensorflow", "keras")),
     "onnxruntime": _Peer("ONNX Runtime", ("onnx", "onnxruntime")),
     "fit": _Peer("timelike", ("timelike", "torch", "pydantic")),
+    "scorer": _Peer("timelike", ("timelike",)),
+    "scores_torch": _Peer("torch", ("torch",)),
+    "scores_onnxruntime": _Peer("ONNX Runtime", ("onnx", "onnxruntime")),
     "loop": _Peer("PyTorch", ("torch",)),
     "keras_fit": _Peer("Keras", ("tensorflow", "keras")),
 }
@@ -70,7 +74,7 @@ class Entry(NamedTuple):
     """What takes part in a race: a contender, and the case it computes."""
 
     contender: Contender
-    case: Case | Epoch
+    case: Case | Epoch | Scores
 
 
 class _Run(NamedTuple):

@@ -16,18 +16,22 @@ from bench.cases import Array, Case, arrays
 from bench.epochs import Epoch
 from bench.peers.loop import Loop
 from bench.peers.pytorch import PyTorch
+from bench.peers.scores_torch import Modules
+from bench.scores import Scores
 from timelike import reference
 
 __all__ = ["allowed", "check", "errors", "exact"]
 
-_OWN = ("ours", "session", "fit")  # the contenders that this project answers for
+_OWN = ("ours", "session", "fit", "scorer")  # the contenders that this project answers for
 
 
 @lru_cache(maxsize=2)
-def exact(case: Case | Epoch) -> dict[str, Array]:
+def exact(case: Case | Epoch | Scores) -> dict[str, Array]:
     """Results of a case, computed in float64 from the case's own numbers."""
     if isinstance(case, Epoch):
         return _losses(case, torch.float64)
+    if isinstance(case, Scores):
+        return _scores(case, torch.float64)
     theirs = _in_torch(replace(case, recompute=False), torch.float64) if case.dtype == "float32" else None
     return _by_the_reference(case) if theirs is None else theirs
 
@@ -45,7 +49,7 @@ def errors(got: dict[str, Array], right: dict[str, Array]) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)
-def allowed(case: Case | Epoch) -> dict[str, float]:
+def allowed(case: Case | Epoch | Scores) -> dict[str, float]:
     """Error that ours may have: at most twice that of PyTorch in the same precision.
 
     8 eps are for results that PyTorch happens to have exact. For a cell that PyTorch lacks, its LSTM or
@@ -53,6 +57,8 @@ def allowed(case: Case | Epoch) -> dict[str, float]:
     """
     if isinstance(case, Epoch):
         found = errors(_losses(case, torch.float32), exact(case))
+    elif isinstance(case, Scores):
+        found = errors(_scores(case, torch.float32), exact(case))
     else:
         nearest = replace(case, recompute=False)
         if not PyTorch(1).variants(nearest):
@@ -64,7 +70,7 @@ def allowed(case: Case | Epoch) -> dict[str, float]:
     return {name: 2 * found.get(name, largest) + 8 * eps for name in exact(case)}
 
 
-def check(peer: str, case: Case | Epoch, results: dict[str, Array]) -> float:
+def check(peer: str, case: Case | Epoch | Scores, results: dict[str, Array]) -> float:
     """Give the largest error of a contender's results.
 
     Ours must be as accurate as `allowed`. The accuracy of others is their own affair: half of the digits
@@ -92,6 +98,11 @@ def check(peer: str, case: Case | Epoch, results: dict[str, Array]) -> float:
 
 def _losses(epoch: Epoch, dtype: torch.dtype) -> dict[str, Array]:
     return Loop(1).prepare(epoch, "padded", dtype).results()
+
+
+def _scores(case: Scores, dtype: torch.dtype) -> dict[str, Array]:
+    modules = Modules(1)
+    return modules.prepare(case, modules.variants(case)[-1], dtype).results()
 
 
 def _in_torch(case: Case, dtype: torch.dtype) -> dict[str, Array] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from dataclasses import asdict, replace
@@ -131,6 +132,29 @@ def test_an_epoch_of_ours_has_the_losses_of_the_usual_loop() -> None:
             assert len(results["losses"]) == 5
             exact.check(peer, EPOCH, results)
             job.call()
+
+
+@pytest.mark.parametrize("kind", ["whole", "streamed", "ragged"])
+def test_a_deployed_model_has_the_same_scores_everywhere(kind: str) -> None:
+    from bench.peers import scorer, scores_torch
+    from bench.scores import Scores
+
+    case = Scores(kind, Size(5 if kind == "ragged" else 1, 7, 3, 6))
+    peers: dict[str, Any] = {"scorer": scorer, "scores_torch": scores_torch}
+    if importlib.util.find_spec("onnxruntime"):
+        peers["scores_onnxruntime"] = importlib.import_module("bench.peers.scores_onnxruntime")
+    for name, module in peers.items():
+        it = module.peer(1)
+        for variant in it.variants(case):
+            job = it.prepare(case, variant)
+            results = job.results()
+            assert results["scores"].shape == (case.size.B, 2)
+            assert exact.check(name, case, results) < 1e-5
+            job.call()
+    wrong = {"scores": results["scores"] + 1e-3}
+    for name in peers:
+        with pytest.raises(ValueError, match="scores is wrong"):
+            exact.check(name, case, wrong)
 
 
 def test_a_traced_layer_computes_what_the_layer_computes() -> None:
@@ -265,6 +289,11 @@ def made_up() -> dict[str, Any]:
             "batches": [row(Size(B, 30, 16, 32), ours=B * 1e-6) for B in (1, 4, 16, 64)],
         },
         "epoch": {"rows": [row(GRID[0], fit=0.1, loop=0.5, keras_fit=0.3) | {"events": 10_000}]},
+        "latency": {
+            "rows": [
+                row(GRID[8], scorer=1e-5, scores_torch=2e-4, scores_onnxruntime=3e-5) | {"what": "one event"}
+            ]
+        },
         "tracing": {"rows": [row(GRID[0], ours=1e-3, traced=1.5e-3, derived=2.5e-3) | {"cell": "gru"}]},
     }
     return {
@@ -293,6 +322,8 @@ def test_the_page_shows_times_ratios_and_means() -> None:
     assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes", "-"] in cells
     assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes", "-"] in cells
     assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no", "-"] in cells
+    assert ["one event", "10.0", "200", "30.0", "20.0", "3.00"] in cells
+    assert ["one event, against ONNX Runtime", ">= 1.60 times", "3.00", "yes", "-"] in cells
     assert ["GRU", "100, 10, 30, 10", "1.00", "1.50", "1.50", "2.50", "2.50"] in cells
     # 84,000 bytes more for 300 steps more of 10 units: 7 numbers, of which y is one and dx another
     assert ["memory per row and unit in training, worst row", "<= 5.00 numbers", "5.00", "yes", "-"] in cells
@@ -306,7 +337,7 @@ def test_every_table_does_without_rivals() -> None:
         for rows in data.values():
             for line in rows if isinstance(rows, list) else []:
                 if isinstance(line, dict):
-                    own = ("ours", "session", "ours 1", "ours 2", "fit")
+                    own = ("ours", "session", "ours 1", "ours 2", "fit", "scorer")
                     line["times"] = {k: v for k, v in line.get("times", {}).items() if k in own}
     page = document(found)
     assert "nan" not in page

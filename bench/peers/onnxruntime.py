@@ -77,18 +77,19 @@ def _shapes(case: Case) -> dict[str, list[int]]:
     return {"y": [T, 1, B, H], "h": [1, B, H], "c": [1, B, H]}
 
 
+def reordered(values: Array, H: int) -> Array:
+    """Put gates that stand in the order i f g o into that of ONNX, i o f g."""
+    i, f, g, o = values.reshape(4, H, -1)
+    return np.concatenate([i, o, f, g])
+
+
 def model(case: Case, numbers: dict[str, Array]) -> onnx.ModelProto:
     """A graph of one LSTM node, whose gates stand in the order i o f g."""
     B, T, D, H = case.size
-
-    def reordered(values: Array) -> Array:
-        i, f, g, o = values.reshape(4, H, -1)
-        return np.concatenate([i, o, f, g])
-
-    biases = [reordered(numbers[name]).ravel() for name in ("b_ih", "b_hh")]
+    biases = [reordered(numbers[name], H).ravel() for name in ("b_ih", "b_hh")]
     weights = {
-        "W": reordered(numbers["W"])[None],
-        "R": reordered(numbers["U"])[None],
+        "W": reordered(numbers["W"], H)[None],
+        "R": reordered(numbers["U"], H)[None],
         "B": np.concatenate(biases)[None],
     }
     inputs = {"x": [T, B, D]}
