@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from tests.scorer_cases import made, saved
 
 from timelike.config import NetworkConfig
 
@@ -53,12 +54,29 @@ def test_the_code_of_the_page_on_inference_runs(tmp_path, monkeypatch):
     assert (shown["y_t"] == shown["session"].run(shown["padded"][:, 0])[0][-1]).all()
 
 
+def test_the_code_of_the_page_on_deployment_runs(tmp_path, monkeypatch):
+    saved(made({"recurrent": [{"units": 5}]}), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shown: dict = {}
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    for number, code in enumerate(re.findall(r"```python\n(.*?)```", page, re.DOTALL)):
+        exec(code, shown)
+        if number == 2:  # after the last step of the jet
+            assert (shown["scores"] == shown["model"].predict(shown["jet"])).all()
+    assert shown["scores"].shape == (3, 3)
+    assert shown["session"].n_steps.tolist() == [
+        2 if b in (5, 999) else 0 if b == 17 else 1 for b in range(1000)
+    ]
+    assert shown["one"]["n_steps"] == 2
+
+
 def test_the_links_of_the_pages_lead_somewhere():
     for page in (
         "README.md",
         "CONTRIBUTING.md",
         "docs/equations.md",
         "docs/inference.md",
+        "docs/deploy.md",
         "docs/layers.md",
         "docs/memory.md",
         "docs/onnx_import.md",

@@ -14,5 +14,5 @@ __all__ = ["TABLES"]
 
 TABLES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (training, inference, latency, cells, ragged, threads, memory, growth, epoch, tracing)
+    for module in (training, inference, cells, ragged, threads, memory, growth, epoch, latency, tracing)
 }
