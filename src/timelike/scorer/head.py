@@ -29,8 +29,11 @@ def _sigmoid(x: Array) -> Array:
     return found
 
 
+_ZEROS = {char: np.zeros((), char) for char in "fd"}  # a number of Python would be looked at for 0.4 us
+
+
 def _relu(x: Array) -> Array:
-    found: Array = np.maximum(x, 0)
+    found: Array = np.maximum(x, _ZEROS[x.dtype.char])
     return found
 
 
