@@ -56,6 +56,8 @@ PEERS = {
     "scores_onnxruntime": _Peer("ONNX Runtime", ("onnx", "onnxruntime")),
     "loop": _Peer("PyTorch", ("torch",)),
     "keras_fit": _Peer("Keras", ("tensorflow", "keras")),
+    "applied": _Peer("timelike", ("timelike", "pydantic", "uproot")),
+    "onnx_applied": _Peer("ONNX Runtime", ("onnx", "onnxruntime", "uproot", "awkward")),
 }
 
 

@@ -18,6 +18,7 @@ FLOORS = [
     {
         "files",
         "ragged",
+        "rowwise",
         "gates",
         "reference",
         "kernels",
@@ -99,7 +100,6 @@ TORCH = {
     "validation",
     "fit",
     "train",
-    "apply",
     "runs",
     "estimator",
     "sklearn",

@@ -15,11 +15,12 @@ import pytest
 import torch
 from bench import exact
 from bench.__main__ import main
+from bench.applications import Application, batches
 from bench.cases import GRID, Case, Size, arrays, operations
 from bench.drive import PEERS, ROOT, Contender, Driver, Entry, Failure, Timing
-from bench.epochs import Epoch
+from bench.epochs import Epoch, events
 from bench.markdown import figure, geometric_mean, ratio, table
-from bench.peers import empty, ours, pytorch, traced
+from bench.peers import applied, empty, ours, pytorch, traced
 from bench.plot import draw
 from bench.report import document, write
 from bench.tables import TABLES
@@ -132,6 +133,31 @@ def test_an_epoch_of_ours_has_the_losses_of_the_usual_loop() -> None:
             assert len(results["losses"]) == 5
             exact.check(peer, EPOCH, results)
             job.call()
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_scores_pass_the_check_of_the_benchmarks(files: bool) -> None:
+    case = Application(Size(256, 5, 3, 4), events=300, files=files)
+    ours = applied.peer(1).prepare(case, "")
+    results = ours.results()
+    assert exact.check("applied", case, results) < 1e-6
+    ours.call()
+    results["scores"] = results["scores"][::-1]
+    for peer in ("applied", "onnx_applied"):
+        with pytest.raises(ValueError, match="scores is wrong"):
+            exact.check(peer, case, results)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_every_event_is_in_one_padded_batch(by_length: bool) -> None:
+    case = Application(Size(256, 9, 3, 4), events=700)
+    offsets = events(case).offsets
+    parts = list(batches(offsets, by_length=by_length))
+    assert [len(part) for part in parts] == [256, 256, 188]
+    assert sorted(np.concatenate(parts)) == list(range(700))
+    longest = [np.diff(offsets)[part].max() for part in parts]
+    assert longest == sorted(longest)
+    assert (longest[0] < 9) == by_length
 
 
 @pytest.mark.parametrize("kind", ["whole", "streamed", "ragged"])
@@ -289,6 +315,12 @@ def made_up() -> dict[str, Any]:
             "batches": [row(Size(B, 30, 16, 32), ours=B * 1e-6) for B in (1, 4, 16, 64)],
         },
         "epoch": {"rows": [row(GRID[0], fit=0.1, loop=0.5, keras_fit=0.3) | {"events": 10_000}]},
+        "apply": {
+            "rows": [
+                row(GRID[0], applied=s, onnx_applied=3 * s) | {"events": 1_000, "files": f}
+                for s, f in ((1e-2, False), (0.1, True))
+            ]
+        },
         "latency": {
             "rows": [
                 row(GRID[8], scorer=1e-5, scores_torch=2e-4, scores_onnxruntime=3e-5) | {"what": "one event"}
@@ -322,6 +354,8 @@ def test_the_page_shows_times_ratios_and_means() -> None:
     assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes", "-"] in cells
     assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes", "-"] in cells
     assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no", "-"] in cells
+    assert ["100, 10, 30, 10", "in memory", "100", "33.3", "3.00"] in cells
+    assert ["scores from file to file, against ONNX Runtime", ">= 1.00 times", "3.00", "yes", "-"] in cells
     assert ["one event", "10.0", "200", "30.0", "20.0", "3.00"] in cells
     assert ["one event, against ONNX Runtime", ">= 1.60 times", "3.00", "yes", "-"] in cells
     assert ["GRU", "100, 10, 30, 10", "1.00", "1.50", "1.50", "2.50", "2.50"] in cells
@@ -337,7 +371,7 @@ def test_every_table_does_without_rivals() -> None:
         for rows in data.values():
             for line in rows if isinstance(rows, list) else []:
                 if isinstance(line, dict):
-                    own = ("ours", "session", "ours 1", "ours 2", "fit", "scorer")
+                    own = ("ours", "session", "ours 1", "ours 2", "fit", "scorer", "applied")
                     line["times"] = {k: v for k, v in line.get("times", {}).items() if k in own}
     page = document(found)
     assert "nan" not in page

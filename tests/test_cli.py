@@ -300,7 +300,7 @@ def test_help_teaches(argv: list[str], said: str, capsys: Capture) -> None:
         (["apply", "m.safetensors"], "no input"),
         (["apply", "m.safetensors", "-i", "a.root"], "no output"),
         (["apply", "m.safetensors", "-i", "a.root", "-o", "s.root"], "m.safetensors: no such file"),
-        (["apply", "m.safetensors", "-i", "a.root", "-o", "s.csv"], "neither .root nor .parquet"),
+        (["apply", "m.safetensors", "-i", "a.root", "-o", "s.csv"], "none of .root, .parquet"),
         (["apply", "m.safetensors", "-i", "a.root", "-o", "no/s.root"], "no directory no"),
     ],
 )

@@ -1,7 +1,10 @@
 """What each format has of its own: layouts of arrays in HDF5 and NumPy files, names in ROOT files."""
 
+import awkward as ak
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import uproot
 
@@ -210,3 +213,19 @@ class TestROOT:
         s = read_events(tmp_path, files=["e.root"], variables=["pt"], **LABELS)
         np.testing.assert_array_equal(s.values[:, 0], np.tile(PT, 3))
         assert len(s) == 3 * N
+
+
+def test_parts_of_a_parquet_file_in_any_order(tmp_path):
+    """Rows of groups that are passed over, and of groups that a part begins or ends in."""
+    lengths = np.random.default_rng(0).integers(0, 5, 1000)
+    steps = jagged(np.arange(lengths.sum()), lengths)
+    table = {"n": pa.array(np.arange(1000)), "steps": ak.to_arrow(steps, extensionarray=False)}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "e.parquet", row_group_size=70)
+    parts = [(0, 3), (3, 70), (70, 71), (300, 500), (560, 561), (629, 1000), (5, 900), (999, 1000)]
+    with open_table(tmp_path / "e.parquet", None, None) as read:
+        for start, stop in parts:
+            part = read.part(start, stop)
+            np.testing.assert_array_equal(part.read("n").values, np.arange(start, stop))
+            column, want = part.read("steps"), steps[start:stop]
+            np.testing.assert_array_equal(column.values, ak.to_numpy(ak.flatten(want)))
+            np.testing.assert_array_equal(np.diff(column.offsets), ak.num(want))

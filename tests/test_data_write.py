@@ -8,7 +8,8 @@ import pytest
 import uproot
 
 from timelike.data.sources import open_table
-from timelike.data.write import write_table
+from timelike.data.table import Column
+from timelike.data.write import write_pieces, write_table
 from timelike.errors import ConfigError, DataError
 
 COLUMNS = {
@@ -19,6 +20,14 @@ COLUMNS = {
     "hash": np.array([2**64 - 1, 0, 1], dtype=np.uint64),
     "good": np.array([True, False, True]),
     "jet_pt / 2": np.array([0.5, 1.0, 1.5]),
+}
+
+
+NAMED = {name: column for name, column in COLUMNS.items() if "/" not in name}  # HDF5 has no such names
+OFFSETS = np.array([0, 2, 2, 5])
+STEPS = {
+    "score_a": Column(np.arange(5.0), OFFSETS),
+    "score_b": Column(np.array([np.nan, 1, 2, 3, np.inf]), OFFSETS),
 }
 
 
@@ -42,11 +51,47 @@ def test_parquet(tmp_path):
     assert_same({n: table[n].to_numpy() for n in table.column_names}, COLUMNS)
 
 
-@pytest.mark.parametrize("suffix", [".root", ".parquet"])
-class TestEither:
+@pytest.mark.parametrize("suffix", [".root", ".parquet", ".h5", ".npz"])
+class TestEach:
     def test_no_rows(self, tmp_path, suffix):
         write_table(tmp_path / f"s{suffix}", {"score": np.zeros(0)})
         assert (tmp_path / f"s{suffix}").stat().st_size > 0
+
+    def test_pieces_are_one_behind_the_other(self, tmp_path, suffix):
+        path = tmp_path / f"s{suffix}"
+        write_pieces(path, ({n: c[k : k + 1] for n, c in NAMED.items()} for k in range(3)))
+        with open_table(path, None, None) as table:
+            assert set(table.names) == set(NAMED)
+            assert_same({n: table.read(n).values for n in NAMED}, NAMED)
+
+    def test_steps_are_read_back(self, tmp_path, suffix):
+        path = tmp_path / f"s{suffix}"
+        empty = {n: Column(c.values[:0], np.array([0, 0, 0, 0])) for n, c in STEPS.items()}
+        write_pieces(path, [NAMED | STEPS, NAMED | empty, NAMED | STEPS])
+        with open_table(path, None, None) as table:
+            assert table.n_events == 9
+            for name, column in STEPS.items():
+                read = table.read(name)
+                np.testing.assert_array_equal(read.values, np.tile(column.values, 2))
+                np.testing.assert_array_equal(np.diff(read.offsets), [2, 0, 3, 0, 0, 0, 2, 0, 3])
+            np.testing.assert_array_equal(table.read("hash").values, np.tile(NAMED["hash"], 3))
+
+    @pytest.mark.parametrize(
+        ("piece", "message"),
+        [
+            ({"a": np.zeros(2, np.float32)}, "a piece has the columns"),
+            ({"b": np.zeros(2)}, "a piece has the columns"),
+            ({"a": Column(np.zeros(2), np.array([0, 2]))}, "a piece has the columns"),
+        ],
+    )
+    def test_a_piece_of_other_columns(self, tmp_path, suffix, piece, message):
+        with pytest.raises(DataError, match=message):
+            write_pieces(tmp_path / f"s{suffix}", [{"a": np.zeros(2)}, piece])
+        assert os.listdir(tmp_path) == []
+
+    def test_no_pieces(self, tmp_path, suffix):
+        with pytest.raises(DataError, match="no columns"):
+            write_pieces(tmp_path / f"s{suffix}", [])
 
     def test_columns_that_are_not_contiguous(self, tmp_path, suffix):
         scores = np.arange(12.0).reshape(4, 3)
@@ -61,6 +106,11 @@ class TestEither:
             ({"a": np.zeros(2), "b": np.zeros(3)}, "'a' has 2 rows, 'b' has 3"),
             ({"a": np.array(["x"])}, "column 'a' is <U1"),
             ({"a": np.zeros((2, 2))}, r"column 'a' is float64 of shape \(2, 2\)"),
+            ({"a": np.zeros(2), "b": STEPS["score_a"]}, "'a' has 2 rows, 'b' has 3"),
+            (
+                {"a": STEPS["score_a"], "b": Column(np.arange(5.0), np.array([0, 1, 2, 5]))},
+                "'b' has other steps",
+            ),
         ],
     )
     def test_columns_that_do_not_fit(self, tmp_path, suffix, columns, message):
@@ -68,22 +118,24 @@ class TestEither:
             write_table(tmp_path / f"s{suffix}", columns)
         assert os.listdir(tmp_path) == []
 
-    def test_a_failure_leaves_the_old_file(self, tmp_path, suffix, monkeypatch):
+    def test_a_failure_leaves_the_old_file(self, tmp_path, suffix):
         path = tmp_path / f"s{suffix}"
         path.write_text("old")
 
-        def fails(*_):
+        def pieces():
+            yield NAMED
             raise RuntimeError("half way")
 
-        monkeypatch.setattr(f"timelike.data.write._write_{suffix[1:]}", fails)
         with pytest.raises(RuntimeError, match="half way"):
-            write_table(path, COLUMNS)
+            write_pieces(path, pieces())
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_suffix_of_neither_format(tmp_path):
-    with pytest.raises(ConfigError, match=r"the suffix '.csv' is neither .root nor .parquet"):
+    with pytest.raises(
+        ConfigError, match=r"the suffix '.csv' is none of .root, .parquet, .pq, .h5, .hdf5, .npz"
+    ):
         write_table(tmp_path / "s.csv", COLUMNS)
 
 
@@ -96,3 +148,24 @@ def test_a_directory(tmp_path):
     (tmp_path / "s.root").mkdir()
     with pytest.raises(ConfigError, match="it is a directory"):
         write_table(tmp_path / "s.root", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "columns", "message"),
+    [
+        (".h5", {"a / b": np.zeros(3)}, "'a / b': HDF5 takes no '/' in a name"),
+        (".h5", STEPS | {"offsets": np.zeros(3)}, "'offsets': the steps are written under that name"),
+        (".npz", STEPS | {"names": np.zeros(3)}, "'names': the steps are written under that name"),
+    ],
+)
+def test_names_that_a_format_has_no_place_for(tmp_path, suffix, columns, message):
+    with pytest.raises(DataError, match=message):
+        write_table(tmp_path / f"s{suffix}", columns)
+    assert os.listdir(tmp_path) == []
+
+
+def test_root_counts_all_steps_by_one_branch(tmp_path):
+    write_table(tmp_path / "s.root", STEPS)
+    with uproot.open(tmp_path / "s.root") as file:
+        assert file["scores"].keys() == ["n_steps", "score_a", "score_b"]
+        np.testing.assert_array_equal(file["scores/n_steps"].array(library="np"), [2, 0, 3])

@@ -77,6 +77,7 @@ def test_the_links_of_the_pages_lead_somewhere():
         "docs/equations.md",
         "docs/inference.md",
         "docs/deploy.md",
+        "docs/apply.md",
         "docs/layers.md",
         "docs/memory.md",
         "docs/onnx_import.md",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from apply_cases import column, same_but_for_the_head
 from sklearn_cases import QUICK, same, sample, weights_of
 from timelike import Sequences, data
 from timelike.apply import apply
@@ -142,7 +143,7 @@ def test_the_model_goes_to_the_command_line(toy_root: Path, toy_config: Path, tm
     found = SequenceClassifier(**QUICK).fit(events.replace(weights=None), events.labels)
     save_model(found.model_, tmp_path / "model.safetensors")
     done = apply(tmp_path / "model.safetensors", [toy_root], tmp_path / "scores.parquet", treename="jets")
-    np.testing.assert_array_equal(done.columns["score_1"], found.predict_proba(events)[:, 1])
+    same_but_for_the_head(column(done.output, "score_1"), found.predict_proba(events)[:, 1], np.float32)
     model = load_model(tmp_path / "model.safetensors")
     assert model.training["epochs"] == 3
     assert model.training["events"] == {"train": 216, "validation": 24}
@@ -165,12 +166,14 @@ def test_the_model_of_a_regression_goes_there_too(toy_root: Path, toy_config: Pa
     assert -50 < targets.min() < -40
     assert 40 < targets.max() < 50
     done = apply(tmp_path / "run" / "model.safetensors", [toy_root], tmp_path / "found.parquet")
-    np.testing.assert_array_equal(done.columns["predicted_mass"], predict(result.model, events)[:, 0])
+    same_but_for_the_head(
+        column(done.output, "predicted_mass"), predict(result.model, events)[:, 0], np.float32
+    )
 
     found = SequenceRegressor(**as_trained(config)).fit(events.replace(weights=None, targets=None), targets)
     save_model(found.model_, tmp_path / "own.safetensors")
     own = apply(tmp_path / "own.safetensors", [toy_root], tmp_path / "own.parquet", treename="jets")
-    np.testing.assert_array_equal(own.columns["predicted_y0"], found.predict(events)[:, 0])
+    same_but_for_the_head(column(own.output, "predicted_y0"), found.predict(events)[:, 0], np.float32)
 
 
 def test_the_regressor_trains_as_the_command_does(toy_root: Path, toy_config: Path, tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ class Classifier(nn.Module):
         self.dense = nn.Linear(epoch.size.H, CLASSES)
         self.packed = packed
 
+    def load(self, given: dict[str, Array]) -> None:
+        """Take the weights of a case."""
+        values = (torch.from_numpy(given[name]) for name in ("W", "U", "b_ih", "b_hh", "V", "b"))
+        self.load_state_dict(dict(zip(self.state_dict(), values, strict=True)))
+
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.packed:
             h = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[1][0][0]
@@ -71,9 +76,7 @@ class Loop:
 
         def start() -> tuple[Classifier, torch.optim.Optimizer]:
             model = Classifier(epoch, packed=variant == "packed").to(dtype)
-            given = {name: torch.from_numpy(values) for name, values in weights(epoch).items()}
-            names = ("W", "U", "b_ih", "b_hh", "V", "b")
-            model.load_state_dict(dict(zip(model.state_dict(), (given[n] for n in names), strict=True)))
+            model.load(weights(epoch))
             return model, torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
         model, optimiser = start()

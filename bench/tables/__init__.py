@@ -8,11 +8,35 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from bench.tables import cells, epoch, growth, inference, latency, memory, ragged, threads, tracing, training
+from bench.tables import (
+    apply,
+    cells,
+    epoch,
+    growth,
+    inference,
+    latency,
+    memory,
+    ragged,
+    threads,
+    tracing,
+    training,
+)
 
 __all__ = ["TABLES"]
 
 TABLES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (training, inference, cells, ragged, threads, memory, growth, epoch, latency, tracing)
+    for module in (
+        training,
+        inference,
+        cells,
+        ragged,
+        threads,
+        memory,
+        growth,
+        epoch,
+        latency,
+        apply,
+        tracing,
+    )
 }

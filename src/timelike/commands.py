@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from timelike import __version__, exportcommands, tmvacommands
 from timelike.errors import ConfigError, require
@@ -206,14 +206,18 @@ def evaluate(
 Examples:
   timelike apply runs/jets/model.safetensors --input data.root -o scores.root
   timelike apply runs/jets/model.safetensors --input day1.root day2.root -o scores.parquet
+  timelike apply runs/jets/model.safetensors --input 'day*.root' -o scores.h5 --processes 8
 
 \b
 The table has one row per event, in input order, and the columns
   event_number       as the training's config says, else the running number of the entry
-  score_<class>      probability of each class
+  score_<class>      probability of each class or label
+  predicted_<target> of a regression; with quantiles predicted_<target>_q<share>
   <observer>         the observers of the training's config
 
-Branches are found by name; labels and weights are not needed.""",
+Branches are found by name; labels and weights are not needed. Of a model that scores steps, each event has a
+number for each of its steps. Files may be larger than memory. Finished pieces wait in <FILE>.parts; after an
+interruption the same command goes on from them.""",
 )  # type: ignore[untyped-decorator]
 def apply(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.")],
@@ -223,7 +227,8 @@ def apply(
         typer.Option("--input", "-i", metavar="FILES...", help="Files of events; globs allowed."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The table: .root or .parquet.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The table: .root, .parquet, .h5 or .npz."),
     ] = None,
     treename: Annotated[
         str | None, typer.Option(metavar="NAME", help="The tree to read, where it is not the training's.")
@@ -235,6 +240,10 @@ def apply(
         bool,
         typer.Option("--out-of-fold", help="Of a cross validation: score events by who has not seen them."),
     ] = False,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work.")] = 1,
+    piece: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Entries that each process holds at once.")
+    ] = None,
 ) -> None:
     """Apply a model to files of events: scores beside event numbers and observers."""
     inputs = [*(files or ()), *(more or ())]
@@ -243,12 +252,17 @@ def apply(
     if output is None:
         raise ConfigError("no output: timelike apply MODEL --input FILES... -o scores.root")
 
-    from timelike.apply import apply
+    from timelike.apply import PIECE, apply
 
-    how = {"treename": treename, "select": select, "out_of_fold": out_of_fold}
-    done = apply(model, inputs, output, **how)  # type: ignore[arg-type]
-    count = len(done.columns["event_number"])
-    typer.echo(f"scores of {count:,} events: {shown(done.output)} ({', '.join(done.columns)})")
+    how: dict[str, Any] = {"treename": treename, "select": select, "out_of_fold": out_of_fold}
+    how |= {"processes": processes, "piece": piece or PIECE}
+    try:
+        done = apply(model, inputs, output, **how)
+    except KeyboardInterrupt as interrupt:
+        raise _Interrupted(str(interrupt)) from None
+    if done.n_resumed:
+        typer.echo(f"{done.n_resumed} of {done.n_pieces} pieces were there from a run that was interrupted")
+    typer.echo(f"scores of {done.n_events:,} events: {shown(done.output)} ({', '.join(done.columns)})")
 
 
 @app.command(

@@ -13,7 +13,6 @@ Sizes: `B` sequences, `C` classes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 
 from timelike.config import DataConfig, FoldsConfig, NetworkConfig, SequenceConfig
 from timelike.data.folds import fold_numbers
@@ -265,19 +263,13 @@ def model_of(file: ModelFile, path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     meta, ensemble = file.meta, "ensemble" in file.meta
-    try:
-        # from JSON: in strict mode a list is then good for a tuple
-        data = DataConfig.model_validate_json(json.dumps(meta["data"]))
-        config = NetworkConfig.model_validate_json(json.dumps(meta["network"]))
-        if data.targets and config.head.output == "softmax":  # so it was written before there were others
-            head = config.head.model_copy(update={"output": "linear"})
-            config = config.model_copy(update={"head": head})
-        sequence = SequenceConfig.model_validate_json(json.dumps(meta["sequence"]))
-        folds = FoldsConfig.model_validate_json(json.dumps(meta["ensemble"]["folds"])) if ensemble else None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ModelFileError(f"{path}: the header cannot be used: {key}: {first['msg']}") from None
+    data = DataConfig.from_header(meta["data"], path)
+    config = NetworkConfig.from_header(meta["network"], path)
+    if data.targets and config.head.output == "softmax":  # so it was written before there were others
+        head = config.head.model_copy(update={"output": "linear"})
+        config = config.model_copy(update={"head": head})
+    sequence = SequenceConfig.from_header(meta["sequence"], path)
+    folds = FoldsConfig.from_header(meta["ensemble"]["folds"], path) if ensemble else None
     if data.class_names != tuple(meta["classes"]) or data.signal_name != meta["signal"]:
         raise ModelFileError(f"{path}: 'classes' and 'signal' in the header disagree with 'data'")
     made = []

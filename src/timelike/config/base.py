@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from timelike.errors import ModelFileError
 
 __all__ = ["Fraction", "Section", "Seed", "Text", "Texts", "by_default", "listed"]
 
@@ -38,7 +50,26 @@ def by_default(default: str, *, key: str = "name") -> BeforeValidator:
     return BeforeValidator(lambda value: {key: default, **value} if isinstance(value, dict) else value)
 
 
+_Kind = TypeVar("_Kind", bound="Section")
+
+
 class Section(BaseModel):
     """A mapping of the config: typed strictly, immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def from_header(cls: type[_Kind], values: Mapping[str, Any], path: Path) -> _Kind:
+        """Make it of what the header of a model file has.
+
+        Raises
+        ------
+        ModelFileError
+            If it has something else; the message names the file and the key.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(values))  # from JSON a list is good for a tuple
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ModelFileError(f"{path}: the header cannot be used: {key}: {first['msg']}") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,15 @@ def open_parquet(path: Path, treename: str | None) -> Iterator[Table]:
 class _Cursor:
     """Reads a column from front to back, in pieces of any size.
 
-    A row group may hold a million rows: of it no more is unpacked at a time than is asked for.
+    A row group may hold a million rows: of it no more is unpacked at a time than is asked for. Row groups
+    of which nothing is asked for are passed over.
     """
 
     def __init__(self, file: Any, name: str) -> None:
         self._file, self._name = file, name
+        about = file.metadata
+        rows = (about.row_group(k).num_rows for k in range(about.num_row_groups))
+        self._groups = [0, *accumulate(rows)]  # where they begin
         self._batches: Iterator[Any] | None = None
         self._left: Any = None
         self.position = 0
@@ -79,8 +85,13 @@ class _Cursor:
     def take(self, start: int, stop: int) -> Any:
         """Give the rows from one, at or behind the last that was given, to before another."""
         pa = require("pyarrow", "data")
-        if self._batches is None:
-            self._batches = self._file.iter_batches(max(stop - start, 1), columns=[self._name])
+        group = bisect_right(self._groups, start) - 1
+        if self._batches is None or self._groups[group] > self.position:
+            left = range(group, self._file.metadata.num_row_groups)
+            self._batches = self._file.iter_batches(
+                max(stop - start, 1), row_groups=list(left), columns=[self._name]
+            )
+            self._left, self.position = None, self._groups[group]
         pieces: list[Any] = []
         while self.position < stop:
             if self._left is None or not len(self._left):

@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from timelike.data.moments import Moments
 from timelike.errors import DataError, ModelFileError, nearest
+from timelike.rowwise import blocks
 from timelike.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ Floats = npt.NDArray[np.float64]
 Numbers = dict[str, Any]  # of a step: floats, and lists of them
 
 MIXES = ("decorrelate", "pca")
+_BLOCK = 16  # rows of a matrix product
 _KNOTS = 256  # shares at which a distribution is kept
 _ROWS_AT_ONCE = 1 << 14  # of float64: what is between the transforms stays in cache, and memory small
 
@@ -230,7 +232,8 @@ class Mix:
 
     def apply(self, x: Floats) -> Floats:
         """Transform values [N, D]."""
-        found: Floats = (x - self.mean) @ self.matrix.T
+        mixed = np.matmul(blocks(x - self.mean, _BLOCK), self.matrix.T)
+        found: Floats = mixed.reshape(-1, len(self.matrix))[: len(x)]
         return found
 
 

@@ -15,11 +15,14 @@ import numpy.typing as npt
 
 from timelike.description import Dense
 from timelike.errors import ModelFileError, nearest
+from timelike.rowwise import blocks
 
 __all__ = ["ACTIVATIONS", "RESULTS", "Head"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+
+_BLOCK = 128  # rows
 
 
 def _sigmoid(x: Array) -> Array:
@@ -143,16 +146,25 @@ class Head:
 
     def __call__(self, x: Array) -> Floats:
         """Give the output [B, C] of rows [B, in], or [C] of one row [in]."""
-        for scale, shift, weight, bias, activation in self._layers:
-            if scale is not None:
-                x = x * scale + shift
-            x = activation(x.dot(weight) + bias)
-        if self._scale is not None:
-            x = x * self._scale + self._shift
-        x = x.dot(self._weight)
+        x = self._products(x, np.dot)
         if x.ndim == 1 and self._result is _softmax:
             return _softmax_of_few([a + b for a, b in zip(x.tolist(), self._few, strict=True)])
         return self._result(x + self._bias)
+
+    def alike(self, x: Array) -> Floats:
+        """Give the output [B, C], so that the last bits of a row do not depend on how many rows there are."""
+        products = self._products(blocks(x, _BLOCK), np.matmul)
+        return self._result(products.reshape(-1, products.shape[-1]) + self._bias)[: len(x)]
+
+    def _products(self, x: Array, product: Callable[[Array, Array], Array]) -> Array:
+        """Give what the last layer makes of its inputs, but for its bias."""
+        for scale, shift, weight, bias, activation in self._layers:
+            if scale is not None:
+                x = x * scale + shift
+            x = activation(product(x, weight) + bias)
+        if self._scale is not None:
+            x = x * self._scale + self._shift
+        return product(x, self._weight)
 
 
 def _laid_out(layer: Dense) -> tuple[Array | None, Array | None, Array]:

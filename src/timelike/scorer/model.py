@@ -209,7 +209,8 @@ class Scorer:
         Returns
         -------
         array [B, C] of float64
-            In input order; `output_names` names the columns. Of one sequence [C]. Of a model that has scores
+            In input order; `output_names` names the columns. Of one sequence [C], whose last bits may be
+            others than in company, where they do not depend on what else there is. Of a model that has scores
             for each step [N, C], the steps of all sequences one after another.
 
         Raises

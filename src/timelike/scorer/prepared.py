@@ -73,6 +73,9 @@ class Prepared:
     def scores(self, values: Array, offsets: Offsets | None, threads: int | None = None) -> Floats:
         """Give the scores [B, C] of sequences, or of their steps [N, C] without pooling.
 
+        The last bits of a sequence do not depend on its company. One by itself goes a quicker way, that of a
+        stream, and may have others.
+
         Parameters
         ----------
         values : array [N, D]
@@ -81,30 +84,30 @@ class Prepared:
             None for one sequence, whose scores are then [C].
         threads : int, optional
         """
-        if offsets is None or len(values) <= _ROWS_AT_ONCE:
-            return self._some(values, offsets, threads)
+        if offsets is None:
+            return self._head(self._pooled(values, None, threads))
         parts = []
         for start, stop in cuts(offsets, _ROWS_AT_ONCE):
             own = offsets[start : stop + 1]
-            parts.append(self._some(values[own[0] : own[-1]], own - own[0], threads))
-        return np.concatenate(parts)
+            parts.append(self._head.alike(self._pooled(values[own[0] : own[-1]], own - own[0], threads)))
+        return np.concatenate(parts) if parts else np.empty((0, len(self.description.names)))
 
-    def _some(self, values: Array, offsets: Offsets | None, threads: int | None) -> Floats:
+    def _pooled(self, values: Array, offsets: Offsets | None, threads: int | None) -> Array:
         x = self._read(values)
         *below, top = self.stacks or (None,)
         for stack in below:
             x, _ = stack.run(x, offsets=offsets, threads=threads)
         if self.pooling == "last":
             assert top is not None
-            return self._head(_final(top.last_state(x, offsets=offsets, threads=threads), top.bidirectional))
+            return _final(top.last_state(x, offsets=offsets, threads=threads), top.bidirectional)
         if top is not None:
             x, _ = top.run(x, offsets=offsets, threads=threads)
-        if self.pooling != "none":
-            if offsets is None:
-                x = pool(x, np.array((0, len(x))), self.pooling, self._steps)[0]
-            else:
-                x = pool(x, offsets, self.pooling, self._steps)
-        return self._head(x)
+        if self.pooling == "none":
+            return x
+        if offsets is not None:
+            return pool(x, offsets, self.pooling, self._steps)
+        alone: Array = pool(x, np.array((0, len(x))), self.pooling, self._steps)[0]
+        return alone
 
     def _read(self, values: Array) -> Array:
         """Transform the variables, in the type that they have, and give them in that of the weights."""
