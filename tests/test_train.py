@@ -375,7 +375,7 @@ def broken(change: Any) -> str:
     net, batch = network(), a_batch()
     config = training(clip_norm=1.0)
     batch = change(net, batch) or batch
-    with pytest.raises(fit_module._NotFinite) as caught:
+    with pytest.raises(fit_module.NotFinite) as caught:
         train_step(net, make_optimiser(net, config), batch, config)
     return str(caught.value)
 
@@ -411,7 +411,7 @@ def test_a_gradient_that_is_not_finite_is_said_before_it_does_harm() -> None:
     net, config = network(), training(clip_norm=1.0)
     net.head[0].register_forward_hook(lambda *given: Steep.apply(given[2]))
     before = [p.clone() for p in net.parameters()]
-    with pytest.raises(fit_module._NotFinite, match=r"the gradient of recurrent\.0\..* is not finite"):
+    with pytest.raises(fit_module.NotFinite, match=r"the gradient of recurrent\.0\..* is not finite"):
         train_step(net, make_optimiser(net, config), a_batch(), config)
     assert all(map(torch.equal, before, net.parameters()))
 

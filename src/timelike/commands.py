@@ -30,6 +30,7 @@ Examples:
   timelike evaluate runs/jets          ROC, AUC, overtraining: runs/jets/report.html
   timelike apply runs/jets/model.safetensors --input more.root -o scores.root
   timelike inspect runs/jets/model.safetensors --input more.root --event 17 -o page.html
+  timelike find-lr jets.yaml           a learning rate, from a few batches
   timelike crossval jets.yaml          a network for each fold, and scores by who has not seen an event
   timelike scan jets.yaml --space space.yaml --trials 50
   timelike submit crossval jets.yaml --to slurm

@@ -34,7 +34,17 @@ from timelike.sequences import Sequences
 from timelike.streams import Training, Validation
 from timelike.validation import Judge, TrainingError
 
-__all__ = ["Epoch", "FitResult", "TrainingError", "fit", "one_step", "run_epoch", "train_step"]
+__all__ = [
+    "Epoch",
+    "FitResult",
+    "NotFinite",
+    "TrainingError",
+    "fit",
+    "make_batches",
+    "one_step",
+    "run_epoch",
+    "train_step",
+]
 
 
 @dataclass(frozen=True)
@@ -362,7 +372,7 @@ def run_epoch(
     for batch in batches.epoch(place.done):
         try:
             losses[place.done] = train_step(network, optimiser, batch, config, watch, ranks)
-        except _NotFinite as error:
+        except NotFinite as error:
             where = f"epoch {number}, batch {place.done + 1} of {len(batches)}"
             raise TrainingError(
                 f"{error} in {where}; the learning rate there is {schedule.rate:g}: "
@@ -396,21 +406,19 @@ def train_step(
         if config.regularisation is not None and (ranks is None or ranks.rank == 0):
             loss = loss + penalty(network, config.regularisation)
         if ranks is None and not math.isfinite(value := loss.item()):
-            raise _NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
+            raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
         loss.backward()  # type: ignore[no-untyped-call]
     loss = loss.detach()
     if ranks is not None:
         # Asked of the sum: so all ranks stop together, and none waits for another.
         loss = ranks.sum(network, loss)
         if not math.isfinite(value := loss.item()):
-            raise _NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
+            raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
     if config.clip_norm is not None:
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         if not math.isfinite(norm.item()):
             names = [name for name, p in network.named_parameters() if _bad(p.grad)]
-            raise _NotFinite(
-                f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite"
-            )
+            raise NotFinite(f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite")
     optimiser.step()
     return loss
 
@@ -440,18 +448,7 @@ def one_step(
     seconds : float
         That the step took.
     """
-    how: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "dtype": next(network.parameters()).dtype,
-        "seed": config.seed,
-    }
-    batches: Batches
-    if isinstance(training, Training):
-        batches = training.batches(**how, epochs=1)
-    else:
-        weights = _weights(training, class_names, config, network, "training")
-        how |= {"regression": class_names is None, "per_step": network.per_step}
-        batches = ShuffledBatches(training, weights, **how)
+    batches = make_batches(network, training, config, class_names)
     batch, optimiser = next(batches.epoch()), make_optimiser(network, config)
     network.train()
     started = time.perf_counter()
@@ -462,7 +459,36 @@ def one_step(
     return before.item(), after.item(), seconds
 
 
-class _NotFinite(Exception):
+def make_batches(
+    network: Network,
+    training: Sequences | Training,
+    config: TrainingConfig,
+    class_names: tuple[str, ...] | None,
+    *,
+    epochs: int = 1,
+) -> Batches:
+    """Give the batches that a training takes in its first epochs.
+
+    Parameters
+    ----------
+    network, training, config, class_names
+        As of `one_step`.
+    epochs : int
+        Of so many at most, if they are streamed.
+    """
+    how: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "dtype": next(network.parameters()).dtype,
+        "seed": config.seed,
+    }
+    if isinstance(training, Training):
+        return training.batches(**how, epochs=epochs)
+    weights = _weights(training, class_names, config, network, "training")
+    how |= {"regression": class_names is None, "per_step": network.per_step}
+    return ShuffledBatches(training, weights, **how)
+
+
+class NotFinite(Exception):
     """A number of a training step is not finite; the message says which."""
 
 

@@ -1,4 +1,4 @@
-"""The commands of studies, which are many trainings: `crossval`, `scan`, and `submit` to take them to a farm.
+"""The commands beside a training: `find-lr` before it; `crossval`, `scan`, which are many, and `submit`.
 
 `register` adds them to the program; like all commands they import what they need when they begin.
 """
@@ -14,7 +14,7 @@ from timelike.statistics import format_measurement
 
 typer = require("typer", "train")
 
-__all__ = ["crossval", "register", "scan", "submit"]
+__all__ = ["crossval", "find_lr", "register", "scan", "submit"]
 
 _CONFIG = typer.Argument(metavar="CONFIG", help="The YAML file that describes the run.")
 _SET = typer.Option("--set", metavar="KEY=VALUE", help="Instead of any key of the config.")
@@ -23,12 +23,23 @@ _RESUME = typer.Option("--resume", help="Go on where it was interrupted.")
 
 def register(app: Any) -> None:
     """Add the commands to a typer app."""
+    app.command("find-lr", short_help="Find a learning rate for a config.", epilog=_FIND_LR)(find_lr)
     app.command(short_help="Cross-validate a config: a network for each fold, without it.", epilog=_CROSSVAL)(
         crossval
     )
     app.command(short_help="Scan hyperparameters: train at many points, find the best.", epilog=_SCAN)(scan)
     app.command(short_help="Write job files for HTCondor or Slurm.", epilog=_SUBMIT)(submit)
 
+
+_FIND_LR = """\b
+Examples:
+  timelike find-lr jets.yaml -o rate.png
+  timelike find-lr jets.yaml --set training.optimiser.name=sgd --steps 400
+
+\b
+Trains a network of its own while the rate rises from batch to batch, until the loss explodes. The rate that
+is suggested is a tenth of that of the least loss (smoothed). With -o there are a figure (.png, .pdf, .svg)
+and beside it the numbers (.json). A run of the config stays as it is."""
 
 _CROSSVAL = """\b
 Examples:
@@ -65,6 +76,41 @@ Examples:
 \b
 What stands behind -- are options of the command. Nothing is submitted: submit.sh in the folder does that.
 Jobs that are evicted go on from their last checkpoint. All nodes need to see the same files."""
+
+
+def find_lr(
+    config: Annotated[Path, _CONFIG],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The figure. [none]")
+    ] = None,
+    low: Annotated[float, typer.Option(metavar="RATE", help="The first rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(metavar="RATE", help="The last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(metavar="N", help="Batches, each with its rate.")] = 200,
+    changes: Annotated[list[str] | None, _SET] = None,
+) -> None:
+    """Find a learning rate: train a few batches while it rises, and see where the loss falls."""
+    from timelike.fit import TrainingError
+    from timelike.ratefinder import checked_figure, find_learning_rate, write_rate_curve
+
+    if output is not None:
+        checked_figure(output)  # before the work
+    curve = find_learning_rate(_with(config, changes), low=low, high=high, steps=steps)
+    last = "the loss explodes" if curve.exploded else "the last"
+    typer.echo(
+        f"{len(curve.rates)} batches, rates from {curve.rates[0]:.2g} to {curve.rates[-1]:.2g} ({last})"
+    )
+    if output is not None:
+        figure, numbers = write_rate_curve(curve, output)
+        typer.echo(f"figure: {shown(figure)}; numbers: {shown(numbers)}")
+    if curve.suggestion is None:
+        raise TrainingError(
+            f"the loss falls nowhere between the rates {curve.rates[0]:.2g} and {curve.rates[-1]:.2g}: "
+            "try other --low and --high, more --steps, or look at the data with timelike train --dry-run"
+        )
+    typer.echo(
+        f"least loss at {curve.least:.2g}, steepest descent at {curve.steepest:.2g}; a tenth of the first:"
+    )
+    typer.echo(f"--set training.optimiser.learning_rate={curve.suggestion:g}")
 
 
 def crossval(

@@ -55,6 +55,8 @@ __all__ = [
     "MODEL",
     "TrainingInterrupted",
     "TrainingResult",
+    "make_network",
+    "prepare_events",
     "read_events",
     "read_splits",
     "record_of",
@@ -153,10 +155,10 @@ def _train(
     _check_writable(folder)
     if config.data.stream is not None:
         progress.say("data: a first pass over the files")
-    prepared = _prepared(config, events)
+    prepared = prepare_events(config, events)
     with settings(config.training):
         names = config.data.class_names
-        network = _network(config, len(prepared.transforms.outputs))
+        network = make_network(config, len(prepared.transforms.outputs))
         run = _Run(folder, config, network, prepared, on_epoch, first=first)
         progress.say(prepared.about(names))
         for skipped in prepared.skipped:
@@ -225,7 +227,7 @@ def rehearse(config: Config) -> str:
         skipped = [f"skipped: {skipped.error}" for skipped in prepared.skipped]
         lines = [prepared.about(config.data.class_names), *skipped]
     with settings(config.training):
-        network = _network(config, len(prepared.transforms.outputs))
+        network = make_network(config, len(prepared.transforms.outputs))
         for layer in (*network.recurrent, *network.head):
             count = sum(p.numel() for p in layer.parameters())
             lines.append(f"  {layer}: {count:,} parameters")
@@ -317,7 +319,20 @@ def _in_memory(splits: dict[str, Sequences], config: Config) -> Prepared:
     )
 
 
-def _prepared(config: Config, events: Sequences | None) -> Prepared:
+def prepare_events(config: Config, events: Sequences | None = None) -> Prepared:
+    """Read the events of a config, share them out and transform them; or make ready to stream them.
+
+    Parameters
+    ----------
+    config : Config
+    events : Sequences, optional
+        The events, where they have been read already.
+
+    Raises
+    ------
+    DataError
+        If the files do not hold what the config says.
+    """
     if config.data.stream is not None:
         return prepare(config)
     return _in_memory(_reweighted(read_splits(config, events), config), config)
@@ -527,7 +542,8 @@ def settings(config: TrainingConfig) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _network(config: Config, n_variables: int) -> Network:
+def make_network(config: Config, n_variables: int) -> Network:
+    """Make the network of a config; raises `ConfigError` if there is not enough memory for it."""
     try:
         return Network(
             config.network, n_variables, len(config.data.class_names), dtype=_dtype(config.training)
