@@ -60,7 +60,7 @@ FLOORS = [
     {"model"},
     {"inspect", "interop"},
     {"losses", "optimisers", "batches", "checkpoint", "reweighting"},
-    {"distributed"},
+    {"distributed", "resuming"},
     {"streams"},
     {"validation"},
     {"fit"},

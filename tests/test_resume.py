@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from timelike.config import load_config
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.inspect.runlog import EVENTS, read_looks
 from timelike.modelfile import read_model_file
+from timelike.resuming import Change
 from timelike.sequences import Sequences
-from timelike.train import CHECKPOINT, HISTORY, MODEL, TrainingInterrupted, TrainingResult, train
-from toys import toy_columns, write_root
+from timelike.train import CHECKPOINT, CONFIG, HISTORY, MODEL, TrainingInterrupted, TrainingResult, train
+from toys import TOY_CONFIG, toy_columns, write_root
 
 STEPS = 33  # of the toy config: three epochs of eleven batches
 KINDS = {
@@ -157,8 +159,8 @@ def test_it_survives_being_killed(toy_config: Path, then: str) -> None:
 # What it was not
 
 
-def interrupted(config: Path, monkeypatch: pytest.MonkeyPatch, **overrides: Any) -> Path:
-    with stopped_at(monkeypatch, 15):
+def interrupted(config: Path, monkeypatch: pytest.MonkeyPatch, *, at: int = 15, **overrides: Any) -> Path:
+    with stopped_at(monkeypatch, at):
         train(load_config(config, overrides=overrides))
     return config.parent / "run"
 
@@ -174,6 +176,117 @@ def test_another_config_is_refused_by_its_key(
         train(changed, resume=True)
     assert main(["train", str(toy_config), "--resume", "--seed", "5"]) == 2
     assert "training.seed: 0 before, 5 now" in capsys.readouterr().err
+
+
+LONGER = {
+    "adam": {},
+    "stopping": {"training.early_stopping": {"patience": 6, "metric": "auc"}},
+    "warm-up": {"training.schedule": {"name": "constant", "warmup": 20}},
+    "plateau": {"training.schedule": {"name": "plateau", "patience": 1, "factor": 0.5}},
+    "average": {"training.average": 0.9, "training.optimiser": {"name": "rmsprop", "momentum": 0.5}},
+}
+
+
+@pytest.mark.parametrize("given", LONGER.values(), ids=LONGER)
+def test_more_epochs_behind_the_end_are_as_if_there_had_been_no_end(
+    toy_config: Path, given: dict[str, Any]
+) -> None:
+    longer = {**given, "training.epochs": 6}
+    whole = train(load_config(toy_config, overrides={**longer, "output": "whole"}))
+    first = train(load_config(toy_config, overrides=given))
+    assert len(first.history) == 3
+    assert "changes" not in first.model.training
+    second = train(load_config(toy_config, overrides=longer), resume=True, accept_changes=True)
+    same(second, whole)
+    change = {"epochs": 3, "batches": 0, "key": "training.epochs", "before": 3, "now": 6}
+    assert second.model.training["changes"] == [change]
+    assert "epochs: 6" in (first.folder / CONFIG).read_text()
+    # It is a training of the new config from now on, and keeps what was changed before.
+    train(load_config(toy_config, overrides=longer), resume=True)
+    assert read_model_file(first.folder / MODEL).meta["training"]["changes"] == [change]
+
+
+def test_a_phase_behind_the_end_is_as_if_it_had_been_there(toy_config: Path) -> None:
+    more = {"training.then": [{"epochs": 2, "optimiser": {"name": "sgd", "learning_rate": 0.01}}]}
+    whole = train(load_config(toy_config, overrides={**more, "output": "whole"}))
+    train(toy_config)
+    same(train(load_config(toy_config, overrides=more), resume=True, accept_changes=True), whole)
+
+
+def test_another_schedule_has_its_own_rate_at_that_place(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"training.optimiser.learning_rate": 0.01, "training.schedule": {"name": "cosine", "warmup": 4}}
+    changes |= {"training.checkpoint_every": 1}
+    whole = train(load_config(toy_config, overrides={**changes, "output": "whole"}))
+    for n in (15, 12):  # within the second epoch and at its begin
+        interrupted(toy_config, monkeypatch, at=n, **{"training.checkpoint_every": 1})
+        result = train(load_config(toy_config, overrides=changes), resume=True, accept_changes=True)
+        rates = [epoch.learning_rate for epoch in result.history]
+        assert rates[0] == 0.02
+        assert rates[1:] == [epoch.learning_rate for epoch in whole.history[1:]]
+        keys = [change["key"] for change in result.model.training["changes"]]
+        assert keys[0] == "training.optimiser.learning_rate"
+        assert "training.schedule.name" in keys
+
+
+def test_patience_may_grow_when_a_training_has_stopped(toy_config: Path) -> None:
+    given = {"training.epochs": 12, "training.optimiser.learning_rate": 0.3}
+    stops = {**given, "training.early_stopping": {"patience": 1}}
+    on = {**given, "training.early_stopping": {"patience": 4}}
+    first = train(load_config(toy_config, overrides=stops))
+    whole = train(load_config(toy_config, overrides={**on, "output": "whole"}))
+    assert len(first.history) < len(whole.history)
+    same(train(load_config(toy_config, overrides=on), resume=True, accept_changes=True), whole)
+
+
+NEVER = {
+    "training.batch_size": 8,
+    "training.seed": 3,
+    "training.dtype": "float64",
+    "training.optimiser.name": "adamw",
+    "training.optimiser.beta1": 0.8,
+    "training.early_stopping.metric": "auc",
+    "training.regularisation": {"strength": 0.1},
+    "network.head.units": [7],
+    "data.variables": ["part_eta"],
+    "sequence.keep_first": 4,
+}
+
+
+@pytest.mark.parametrize("key", NEVER)
+def test_some_keys_may_never_change(toy_config: Path, key: str, trained: Path) -> None:
+    changed = load_config(toy_config, overrides={key: NEVER[key], "output": str(trained)})
+    section = re.escape(key.rpartition(".")[0])
+    with pytest.raises(ConfigError, match=rf"of another config, {section}\..* before, .* now; train anew"):
+        train(changed, resume=True, accept_changes=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, toy_root: Path) -> Path:
+    """Give the folder of a run; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "toy.root").symlink_to(toy_root)
+    (folder / "toy.yaml").write_text(TOY_CONFIG, encoding="utf-8")
+    return train(load_config(folder / "toy.yaml", overrides={"training.epochs": 1})).folder
+
+
+def test_changes_are_made_where_they_are_accepted(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(toy_config, monkeypatch)
+    change = "training.clip_norm: 5.0 before, 1.0 now"
+    words = ["train", str(toy_config), "--set", "training.clip_norm=1.0"]
+    assert main([*words, "--resume"]) == 2
+    assert f"{change}; --accept-changes goes on with it, or train anew" in capsys.readouterr().err
+    assert main([*words, "--accept-changes"]) == 2
+    assert "--accept-changes has no meaning without --resume" in capsys.readouterr().err
+    assert main([*words, "--resume", "--accept-changes"]) == 0
+    assert f"changed: {change}" in capsys.readouterr().err
+    # Phases that there were stay as they are.
+    phases = [{"epochs": 2}, {"epochs": 3}]
+    assert Change("training.then", phases[:1], phases).possible
+    assert not Change("training.then", phases, phases[1:]).possible
 
 
 def test_what_the_weights_do_not_depend_on_may_change(

@@ -117,6 +117,7 @@ The config names files, variables and labels; all else has defaults. The least t
 Examples:
   timelike train jets.yaml
   timelike train jets.yaml --epochs 2 --output runs/quick
+  timelike train jets.yaml --resume --accept-changes --epochs 40
 
 Paths in the config start from its folder. Ctrl-C ends the training; the best model so far stays.""",
 )  # type: ignore[untyped-decorator]
@@ -143,8 +144,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted training of this config stopped.")
     ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="With --resume: go on with another config, if possible.")
+    ] = False,
 ) -> None:
     """Train the network of a config: model, history and config go to the run's folder."""
+    if accept_changes and not resume:
+        raise ConfigError("--accept-changes has no meaning without --resume")
     from timelike.config import load_config
     from timelike.yamlfile import assignments
 
@@ -164,7 +170,7 @@ def train(
         typer.echo(rehearse(checked))
         return
     try:
-        result = train(checked, progress=progress.on(), resume=resume)
+        result = train(checked, progress=progress.on(), resume=resume, accept_changes=accept_changes)
     except TrainingInterrupted as interrupt:
         raise _Interrupted(str(interrupt)) from None
     best, folder = result.best, shown(result.folder)

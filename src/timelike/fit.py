@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -80,6 +81,7 @@ def fit(
     on_epoch: Callable[[tuple[Epoch, ...], bool], None] = lambda history, improved: None,
     watch: Watch | None = None,
     begin: Snapshot | None = None,
+    rescheduled: bool = False,
     on_snapshot: Callable[[Callable[[], Snapshot], bool], None] | None = None,
     ranks: Ranks | None = None,
 ) -> FitResult:
@@ -108,6 +110,8 @@ def fit(
         Looks inside while the network learns; changes nothing of it.
     begin : Snapshot, optional
         Go on from there, to the same weights to the bit as if it had not been interrupted.
+    rescheduled : bool
+        The learning rate is then not that of the snapshot, but what this config's schedule gives there.
     on_snapshot : callable
         Called after each epoch, behind `on_epoch`, and after each batch within, with a function that gives
         the state of the training, and whether that is within an epoch.
@@ -138,7 +142,7 @@ def fit(
     judge = Judge(validation, of_validation, network, config, index)
     state = _Fit(network, config, training, weights, watch, regression=class_names is None)
     if begin is not None:
-        state.restore(begin)
+        state.restore(begin, rescheduled=rescheduled)
     while True:
         phase = state.phase
         progress.start(state.last, len(state.batches), first=len(state.history) + 1)
@@ -321,8 +325,8 @@ class _Fit:
         # Copied, so that it stays as it is while the training goes on.
         return Snapshot({name: tensor.clone() for name, tensor in tensors.items()}, copy.deepcopy(values))
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to what `snapshot` gave."""
+    def restore(self, snapshot: Snapshot, *, rescheduled: bool = False) -> None:
+        """Go back to what `snapshot` gave; the schedule, if it is another, to the same place."""
         values = snapshot.values
         self.kept = snapshot.part("kept.")
         self.begin(values["phase"])
@@ -335,16 +339,21 @@ class _Fit:
             state.setdefault(int(number), {})[key] = tensor
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        for group, (rate, initial) in zip(self.optimiser.param_groups, values["rates"], strict=True):
-            group["lr"] = rate
-            if initial is not None:
-                group["initial_lr"] = initial
         if self.average:
             self.average.weights = snapshot.part("average.")
-        self.schedule.restore(values["schedule"])
         self.best.restore(values["best"])
         self.batches.restore(values["order"])
         self.place = _Place(snapshot.tensors["losses"].clone(), values["done"])
+        if rescheduled:
+            of_phase = self.history[self.first - 1 :]
+            metrics = [self.best.metric(epoch) for epoch in of_phase]
+            self.schedule.replay(metrics, len(self.batches), self.place.done)
+        else:
+            for group, (rate, initial) in zip(self.optimiser.param_groups, values["rates"], strict=True):
+                group["lr"] = rate
+                if initial is not None:
+                    group["initial_lr"] = initial
+            self.schedule.restore(values["schedule"])
         torch.set_rng_state(snapshot.tensors["random"])
         if self._watch:
             self._watch.steps = values["steps"]
@@ -570,6 +579,18 @@ class _Schedule:
     def restore(self, state: Mapping[str, Any]) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+
+    def replay(self, metrics: list[float], n_batches: int, done: int) -> None:
+        """Go through the epochs with these metrics, and so many batches of the next."""
+        with warnings.catch_warnings():
+            # of a schedule's step without one of the optimiser
+            warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step\(\)`", UserWarning)
+            for metric in metrics:
+                for _ in range(n_batches):
+                    self.after_batch()
+                self.after_epoch(metric)
+            for _ in range(done):
+                self.after_batch()
 
     def _parts(self) -> dict[str, Any]:
         parts = {"warmup": self._warmup, "cosine": self._cosine, "plateau": self._plateau}

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from timelike import data, kernels
 from timelike.checkpoint import Snapshot, fingerprint, read_snapshot, write_snapshot
@@ -44,6 +43,7 @@ from timelike.model import Model, save_model
 from timelike.modelfile import read_model_file
 from timelike.network import Network
 from timelike.progress import Progress, Silent
+from timelike.resuming import Change, completed, decisive, differences
 from timelike.reweighting import Flattening
 from timelike.sequences import Sequences
 from timelike.streams import Prepared, prepare
@@ -95,6 +95,7 @@ def train(
     *,
     progress: Progress | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     events: Sequences | None = None,
     on_epoch: Callable[[tuple[Epoch, ...]], None] = lambda history: None,
 ) -> TrainingResult:
@@ -111,6 +112,9 @@ def train(
         Where to show how it goes; see `timelike.progress`. Nothing is shown when not given.
     resume : bool
         Go on from the run's last checkpoint; from the beginning where there is none.
+    accept_changes : bool
+        On resuming, go on with another config than before, as far as `timelike.resuming` says is possible.
+        From there on the learning rate is what the new schedule gives at that place.
     events : Sequences, optional
         The events of the config, where they have been read already.
     on_epoch : callable
@@ -136,13 +140,14 @@ def train(
     config = config if isinstance(config, Config) else load_config(config)
     progress = Silent() if progress is None else progress
     with ranks() as found:
-        return _train(config, progress, resume, events, on_epoch, found)
+        return _train(config, progress, resume, accept_changes, events, on_epoch, found)
 
 
 def _train(
     config: Config,
     progress: Progress,
     resume: bool,
+    accept_changes: bool,
     events: Sequences | None,
     on_epoch: Callable[[tuple[Epoch, ...]], None],
     ranks: Ranks | None,
@@ -167,7 +172,7 @@ def _train(
             ranks.check_same("config", json.dumps(run.about["config"]))
             ranks.check_same("content of the files", run.about["data"])
             progress.say(f"{ranks.size} ranks")
-        begin = run.resumed(progress) if resume else None
+        begin = run.resumed(progress, accept_changes=accept_changes) if resume else None
         if not resume and run.unfinished():
             progress.say(f"an unfinished training in {folder} is replaced; --resume would go on with it")
         progress.say(f"network: {run.model().n_parameters:,} parameters; kernels for {kernels.isa()}")
@@ -185,6 +190,7 @@ def _train(
                 else lambda history, improved: None,
                 watch=run.log.watch if run.log else None,
                 begin=begin,
+                rescheduled=run.changed,
                 on_snapshot=run.snapshot if first else None,
                 ranks=ranks,
             )
@@ -352,12 +358,14 @@ class _Run:
         first: bool = True,
     ) -> None:
         self.folder, self.config, self.network, self.prepared = folder, config, network, prepared
+        self._first = first
+        self.changed = False  # the config, since the checkpoint was written
         self.best: Epoch | None = None
         self._on_epoch = on_epoch
         asked = config.training.inspect
         self.log = RunLog(folder, network, asked) if asked and first else None
         self._batches = 0  # since the last checkpoint
-        self.about: dict[str, Any] = {"config": _without(config), "data": prepared.fingerprint}
+        self.about: dict[str, Any] = {"config": decisive(config), "data": prepared.fingerprint}
         self._begun = False
 
     def model(
@@ -367,6 +375,8 @@ class _Run:
         record = record_of(self.config.training, self.prepared.events, history, best, complete=complete)
         if self.prepared.skipped:
             record["skipped"] = [asdict(skipped) for skipped in self.prepared.skipped]
+        if "changes" in self.about:
+            record["changes"] = self.about["changes"]
         data, sequence = self.config.data, self.config.sequence
         return Model(self.network, self.prepared.transforms, data, sequence, record)
 
@@ -377,8 +387,7 @@ class _Run:
             self.best = history[-1]
             save_model(self.model(history, self.best), self.folder / MODEL)
         if len(history) == 1:
-            with replacing(self.folder / CONFIG) as part:
-                part.write_text(self.config.written_for(self.folder), encoding="utf-8")
+            self._write_config()
         numbers = [asdict(epoch) for epoch in history]
         with replacing(self.folder / HISTORY) as part:
             part.write_text(json.dumps(numbers, indent=1) + "\n")
@@ -391,6 +400,10 @@ class _Run:
         if self.prepared.skipped:
             progress.say(self.prepared.left_out())
         self._on_epoch(history)
+
+    def _write_config(self) -> None:
+        with replacing(self.folder / CONFIG) as part:
+            part.write_text(self.config.written_for(self.folder), encoding="utf-8")
 
     def snapshot(self, state: Callable[[], Snapshot], within: bool) -> None:
         """Write a checkpoint after an epoch, and within one after so many batches."""
@@ -409,17 +422,15 @@ class _Run:
         except ModelFileError:  # none yet
             return True
 
-    def resumed(self, progress: Progress) -> Snapshot | None:
+    def resumed(self, progress: Progress, *, accept_changes: bool = False) -> Snapshot | None:
         """Read the last checkpoint, and check that it is of this config and these data."""
         path = self.folder / CHECKPOINT
         if not path.is_file():
             progress.say(f"no checkpoint in {self.folder}: the training begins anew")
             return None
         found, about = read_snapshot(path)
-        before = _completed(about.get("config"))
-        if before != self.about["config"]:
-            key = _first_difference(before, self.about["config"])
-            raise ConfigError(f"{path}: of another config, {key}; train anew, without --resume")
+        changes = list(differences(completed(about.get("config")), self.about["config"]))
+        _check_changes(path, changes, accept_changes=accept_changes)
         if about.get("data") != self.about["data"]:
             raise DataError(f"{path}: of other events than the files now hold; train anew, without --resume")
         history = found.values["history"]
@@ -428,6 +439,16 @@ class _Run:
         done = found.values["done"]
         after = f"epoch {len(history)}" + (f" and {done} batches" if done else "")
         progress.say(f"resumed after {after}" if self.unfinished() else f"complete after {after}")
+        for change in changes:
+            progress.say(f"changed: {change}")
+        if before := about.get("changes", []):
+            self.about["changes"] = before
+        if changes:
+            at = {"epochs": len(history), "batches": done}
+            self.about["changes"] = [*before, *(at | asdict(change) for change in changes)]
+            self.changed = True
+            if self._first:
+                self._write_config()
         self._begun = True
         if self.log:
             self.log.watch.steps = found.values["steps"]
@@ -492,32 +513,16 @@ def record_of(
     }
 
 
-def _without(config: Config) -> dict[str, Any]:
-    """Give what of a config the weights depend on."""
-    values = config.model_dump(mode="json", exclude={"output", "evaluation", "scan"})
-    for key in ("threads", "inspect", "checkpoint_every"):
-        del values["training"][key]
-    for key in ("read_ahead", "on_error") if values["data"]["stream"] else ():
-        del values["data"]["stream"][key]
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
-
-
-def _completed(before: Any) -> Any:
-    """Give a config as `_without` gave it, with the defaults of keys that there were not yet."""
-    try:
-        return _without(Config.model_validate_json(json.dumps(before)))
-    except ValidationError:
-        return before
-
-
-def _first_difference(before: Any, now: Any, path: str = "") -> str:
-    """Name the first key in which two configs differ, and what stands there."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            if before.get(key) != now.get(key):
-                return _first_difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    return f"{path}: {json.dumps(before)} before, {json.dumps(now)} now"
+def _check_changes(path: Path, changes: list[Change], *, accept_changes: bool) -> None:
+    """Refuse changes of the config that are not possible, or not accepted."""
+    never = [change for change in changes if not change.possible]
+    if never:
+        raise ConfigError(f"{path}: of another config, {never[0]}; train anew, without --resume")
+    if changes and not accept_changes:
+        raise ConfigError(
+            f"{path}: of another config, {changes[0]}; --accept-changes goes on with it, "
+            "or train anew, without --resume"
+        )
 
 
 def _check_writable(folder: Path) -> None:
