@@ -62,7 +62,7 @@ def decisive(config: Config) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude={"output", "evaluation", "scan"})
     for key in ("threads", "inspect", "checkpoint_every"):
         del values["training"][key]
-    for key in ("read_ahead", "on_error") if values["data"]["stream"] else ():
+    for key in ("read_ahead", "on_error", "spool") if values["data"]["stream"] else ():
         del values["data"]["stream"][key]
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain

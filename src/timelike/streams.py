@@ -1,8 +1,8 @@
 """Batches of events that are read anew in every epoch, by a thread in the background, in bounded memory.
 
 The way of an event: its piece of a file is read, its variables are transformed, it waits in a buffer until it
-is drawn, and goes into the next batch. The order of an epoch depends on the seed and the number of the epoch
-alone, never on how fast anything was:
+is drawn, and goes into the next batch. With a spool the first two are done once. The order of an epoch
+depends on the seed and the number of the epoch alone, never on how fast anything was:
 
 - the files of each source come in a new order; sources, where each class has its own, take turns by pieces;
 - a buffer is filled; then for every piece that comes as many events are drawn from all that are there;
@@ -31,7 +31,8 @@ from timelike.checkpoint import fingerprint
 from timelike.config import Config
 from timelike.data.shuffle import Ahead, ShuffleBuffer
 from timelike.data.split import PARTS
-from timelike.data.streaming import Chunk, Reader, Skipped
+from timelike.data.spool import Spool, described, spool_folder
+from timelike.data.streaming import Chunk, Piece, Reader, Skipped, Survey
 from timelike.data.transforms import FittedTransforms
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
@@ -53,6 +54,8 @@ class Training:
         Makes of weights [B] what they are to become.
     factors : array [C]
         What they are then multiplied by.
+    spool : Spool, optional
+        Where events are kept from the first epoch on.
     """
 
     reader: Reader
@@ -60,6 +63,7 @@ class Training:
     transforms: FittedTransforms
     signed: Callable[[Any], Any]
     factors: npt.NDArray[np.float64]
+    spool: Spool | None = None
 
     def __len__(self) -> int:
         return sum(chunk.counts[0] for chunk in self.chunks)
@@ -80,18 +84,17 @@ class Training:
 
     def read(self, chunks: Sequence[Chunk]) -> Iterator[Sequences]:
         """Read pieces: their training events, transformed, with the weights that the loss takes."""
-        with closing(self.reader.read(chunks)) as pieces:  # type: ignore[type-var]
-            for piece in pieces:
-                events = piece.events[piece.parts == 0]
-                assert events.labels is not None
-                weights = np.ones(len(events)) if events.weights is None else events.weights
-                scaled = self.signed(weights) * self.factors[events.labels]
-                # No more than a batch needs: the rest would wait in the buffer too.
-                yield self.transforms.apply(
-                    Sequences(
-                        events.values, events.offsets, events.names, labels=events.labels, weights=scaled
-                    )
-                )
+        return _spooled(self.reader, chunks, self._made_of, self.spool)
+
+    def _made_of(self, piece: Piece) -> Sequences:
+        events = piece.events[piece.parts == 0]
+        assert events.labels is not None
+        weights = np.ones(len(events)) if events.weights is None else events.weights
+        scaled = self.signed(weights) * self.factors[events.labels]
+        # No more than a batch needs: the rest would wait in the buffer too.
+        return self.transforms.apply(
+            Sequences(events.values, events.offsets, events.names, labels=events.labels, weights=scaled)
+        )
 
     def batches(self, *, batch_size: int, dtype: torch.dtype, seed: int, epochs: int) -> StreamBatches:
         """Give the batches of so many epochs."""
@@ -243,18 +246,43 @@ class Validation:
     transforms: FittedTransforms
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
+    spool: Spool | None = None
     targets: ClassVar[None] = None  # a regression is not streamed
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Sequences]:
-        def pieces() -> Iterator[Sequences]:
-            for piece in self.reader.read(self.chunks):
-                yield self.transforms.apply(piece.events[piece.parts == 1])
+        def made_of(piece: Piece) -> Sequences:
+            events = piece.events[piece.parts == 1]
+            return self.transforms.apply(Sequences(events.values, events.offsets, events.names))
 
-        with closing(Ahead(pieces(), self.reader.stream.read_ahead)) as coming:
+        pieces = _spooled(self.reader, self.chunks, made_of, self.spool)
+        with closing(Ahead(pieces, self.reader.stream.read_ahead)) as coming:
             yield from coming
+
+
+def _spooled(
+    reader: Reader, chunks: Sequence[Chunk], made_of: Callable[[Piece], Sequences], spool: Spool | None
+) -> Iterator[Sequences]:
+    """Give what is made of pieces: from the spool, and what is not there from the files."""
+    due: list[Chunk] = []
+
+    def asked() -> Iterator[Chunk]:
+        while due:
+            yield due.pop()
+
+    # The file that was read last stays open, so that it is one iterator over all pieces.
+    with closing(reader.read(asked())) as pieces:  # type: ignore[type-var]
+        for chunk in chunks:
+            if spool is not None and chunk in spool:
+                yield spool.get(chunk)
+                continue
+            due.append(chunk)
+            events = made_of(next(pieces))
+            if spool is not None:
+                spool.put(chunk, events)
+            yield events
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,6 +299,17 @@ class Prepared:
     skipped: tuple[Skipped, ...] = ()
     n_files: int = 0  # that are streamed, those that are skipped included
     per_step: bool = False  # whether classes are those of steps
+    spools: tuple[Spool, ...] = ()
+    spooled: str = ""  # where to, and how much at most
+
+    def news(self) -> list[str]:
+        """Say what has happened to spools."""
+        return [news for spool in self.spools if (news := spool.news())]
+
+    def close(self) -> None:
+        """Give back what was only needed for training."""
+        for spool in self.spools:
+            spool.close()
 
     def about(self, class_names: tuple[str, ...]) -> str:
         """Say in a line what the data are."""
@@ -325,6 +364,7 @@ def prepare(config: Config) -> Prepared:
         where="training",
     )
     chunks = [tuple(chunk for chunk in survey.chunks if chunk.counts[p]) for p in range(len(PARTS))]
+    spools, spooled = _spools(config, survey, transforms)
     validation: Sequences | Validation
     if survey.validation is not None:
         few: list[Sequences] = []
@@ -333,11 +373,16 @@ def prepare(config: Config) -> Prepared:
         validation = Sequences.concatenate(few)
     else:
         validation = Validation(
-            reader, chunks[1], transforms, np.concatenate(survey.labels), np.concatenate(survey.weights)
+            reader,
+            chunks[1],
+            transforms,
+            np.concatenate(survey.labels),
+            np.concatenate(survey.weights),
+            spools[1] if spools else None,
         )
     marks = "\n".join([*survey.marks, *(name.file for name in skipped)])
     return Prepared(
-        Training(reader, chunks[0], transforms, made_of, factors),
+        Training(reader, chunks[0], transforms, made_of, factors, spools[0] if spools else None),
         validation,
         transforms,
         survey.events,
@@ -346,4 +391,20 @@ def prepare(config: Config) -> Prepared:
         hashlib.blake2b(marks.encode(), digest_size=16).hexdigest(),
         skipped,
         reader.n_files,
+        spools=spools,
+        spooled=spooled,
     )
+
+
+def _spools(config: Config, survey: Survey, transforms: FittedTransforms) -> tuple[tuple[Spool, ...], str]:
+    """Make spools of training and validation events, if the config says so and they are not in memory."""
+    assert config.data.stream is not None
+    given = config.data.stream.spool
+    if given is False:
+        return (), ""
+    folder = spool_folder(given, config.base, config.run_folder)
+    # Steps are known of all parts together: it may become as large, and mostly is less.
+    row = len(transforms.outputs) * np.dtype(config.training.dtype).itemsize
+    largest = survey.n_rows * row + 24 * sum(survey.events.values()) + 8 * len(survey.chunks)
+    n = 1 if survey.validation is not None else 2
+    return tuple(Spool(folder, largest) for _ in range(n)), f"spool: at most {described(largest)} in {folder}"

@@ -168,6 +168,9 @@ def _train(
         progress.say(prepared.about(names))
         for skipped in prepared.skipped:
             progress.say(f"skipped: {skipped.error}")
+        for line in (prepared.spooled, *prepared.news()):
+            if line:
+                progress.say(line)
         if ranks:
             ranks.check_same("config", json.dumps(run.about["config"]))
             ranks.check_same("content of the files", run.about["data"])
@@ -197,6 +200,7 @@ def _train(
         except KeyboardInterrupt:
             raise TrainingInterrupted(run.left()) from None
         finally:
+            prepared.close()
             if run.log:
                 run.log.close()
     model = run.model(result.history, result.best, complete=True)
@@ -231,7 +235,8 @@ def rehearse(config: Config) -> str:
     else:
         prepared = prepare(config)
         skipped = [f"skipped: {skipped.error}" for skipped in prepared.skipped]
-        lines = [prepared.about(config.data.class_names), *skipped]
+        spooled = [line for line in (prepared.spooled, *prepared.news()) if line]
+        lines = [prepared.about(config.data.class_names), *skipped, *spooled]
     with settings(config.training):
         network = make_network(config, len(prepared.transforms.outputs))
         for layer in (*network.recurrent, *network.head):
@@ -399,6 +404,8 @@ class _Run:
             self.log.epoch(asdict(history[-1]))
         if self.prepared.skipped:
             progress.say(self.prepared.left_out())
+        for line in self.prepared.news():
+            progress.say(line)
         self._on_epoch(history)
 
     def _write_config(self) -> None:

@@ -125,6 +125,9 @@ class Config(Section):
             }
         for source in (values["data"], *values["data"].get("classes", {}).values()):
             source["files"] = [_relocated(name, self.base, folder) for name in source.get("files", [])]
+        stream = values["data"].get("stream")
+        if stream and isinstance(stream["spool"], str):
+            stream["spool"] = _relocated(stream["spool"], self.base, folder)
         values["output"] = _relocated(self.output, self.base, folder)
         head = f"# Every value of this run, defaults included. Written by timelike {__version__}.\n"
         return head + write_yaml(values)
