@@ -40,6 +40,7 @@ __all__ = [
     "FitResult",
     "NotFinite",
     "TrainingError",
+    "clip_norm_",
     "fit",
     "make_batches",
     "one_step",
@@ -407,7 +408,9 @@ def train_step(
 ) -> Tensor:
     """Change the weights by one batch and give its loss; of several ranks each takes a part of it."""
     loss_of_batch = loss_of(config, network.config.head)
-    network.zero_grad(set_to_none=True)  # the optimiser's own is slower by its hooks
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for p in parameters:  # zero_grad of the network walks all modules, the optimiser's calls hooks
+        p.grad = None
     if ranks is not None:
         batch = ranks.share(batch, per_step=network.per_step)
     with nullcontext() if watch is None else watch.step():
@@ -424,8 +427,8 @@ def train_step(
         if not math.isfinite(value := loss.item()):
             raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
     if config.clip_norm is not None:
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-        if not math.isfinite(norm.item()):
+        norm = clip_norm_([p.grad for p in parameters if p.grad is not None], config.clip_norm)
+        if not math.isfinite(norm):
             names = [name for name, p in network.named_parameters() if _bad(p.grad)]
             raise NotFinite(f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite")
     optimiser.step()
@@ -495,6 +498,20 @@ def make_batches(
     weights = _weights(training, class_names, config, network, "training")
     how |= {"regression": class_names is None, "per_step": network.per_step}
     return ShuffledBatches(training, weights, **how)
+
+
+def clip_norm_(gradients: list[Tensor], largest: float) -> float:
+    """Scale gradients so that all together have no larger norm, and give the norm that they had.
+
+    By the formula of torch's `clip_grad_norm_`, which takes a sixth of a training step of a small network: it
+    sorts tensors by device and type, and multiplies by 1 where there is nothing to clip.
+    """
+    norm = float(torch.cat([g.reshape(-1) for g in gradients]).norm())
+    factor = largest / (norm + 1e-6)
+    if factor < 1:
+        for g in gradients:
+            g.mul_(factor)
+    return norm
 
 
 class NotFinite(Exception):
