@@ -255,7 +255,7 @@ class Validation:
     def __iter__(self) -> Iterator[Sequences]:
         def made_of(piece: Piece) -> Sequences:
             events = piece.events[piece.parts == 1]
-            return self.transforms.apply(Sequences(events.values, events.offsets, events.names))
+            return self.transforms.apply(events.replace(events=None))  # a spool has no numbers of events
 
         pieces = _spooled(self.reader, self.chunks, made_of, self.spool)
         with closing(Ahead(pieces, self.reader.stream.read_ahead)) as coming:
