@@ -503,8 +503,8 @@ def make_batches(
 def clip_norm_(gradients: list[Tensor], largest: float) -> float:
     """Scale gradients so that all together have no larger norm, and give the norm that they had.
 
-    By the formula of torch's `clip_grad_norm_`, which takes a sixth of a training step of a small network: it
-    sorts tensors by device and type, and multiplies by 1 where there is nothing to clip.
+    By the formula of torch's `clip_grad_norm_`, which takes five times as long for a few small tensors: it
+    sorts them by device and type, and multiplies by 1 where there is nothing to clip.
     """
     norm = float(torch.cat([g.reshape(-1) for g in gradients]).norm())
     factor = largest / (norm + 1e-6)
