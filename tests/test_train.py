@@ -21,7 +21,7 @@ from timelike import fit as fit_module
 from timelike.batches import Batch, ShuffledBatches, event_weights
 from timelike.config import Config, NetworkConfig, TrainingConfig, load_config
 from timelike.errors import ConfigError, DataError
-from timelike.fit import TrainingError, clip_norm_, fit, train_step
+from timelike.fit import TrainingError, fit, train_step
 from timelike.losses import cross_entropy
 from timelike.model import load_model, predict
 from timelike.network import Network, logits
@@ -57,30 +57,6 @@ def network(*, dropout: float = 0.0) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Network(config, 2, 2)
-
-
-# -- gradients ---------------------------------------------------------------------------------------------
-
-
-def test_clipping_is_that_of_torch() -> None:
-    torch.manual_seed(0)
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), ())]
-    given = [torch.randn(p.shape) for p in parameters]
-    whole = float(torch.cat([g.reshape(-1) for g in given]).double().norm())
-    eps = torch.finfo(torch.float32).eps
-    for largest in (0.5 * whole, 2 * whole):
-        ours = [g.clone() for g in given]
-        for p, g in zip(parameters, given, strict=True):
-            p.grad = g.clone()
-        norm = clip_norm_(ours, largest)
-        theirs = torch.nn.utils.clip_grad_norm_(parameters, largest).item()
-        assert abs(norm - theirs) <= 18 * eps * whole  # sums of 18 squares in two orders
-        for a, p, g in zip(ours, parameters, given, strict=True):
-            assert p.grad is not None
-            assert (a - p.grad).abs().max() <= 20 * eps * g.abs().max()
-            assert torch.equal(a, g) == (largest > whole)
-    assert math.isnan(clip_norm_([torch.tensor([1.0, math.nan])], 1.0))
-    assert clip_norm_([torch.tensor([3.0, math.inf])], 1.0) == math.inf
 
 
 # -- weights ------------------------------------------------------------------------------------------------

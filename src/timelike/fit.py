@@ -40,7 +40,6 @@ __all__ = [
     "FitResult",
     "NotFinite",
     "TrainingError",
-    "clip_norm_",
     "fit",
     "make_batches",
     "one_step",
@@ -427,8 +426,8 @@ def train_step(
         if not math.isfinite(value := loss.item()):
             raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
     if config.clip_norm is not None:
-        norm = clip_norm_([p.grad for p in parameters if p.grad is not None], config.clip_norm)
-        if not math.isfinite(norm):
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        if not math.isfinite(norm.item()):
             names = [name for name, p in network.named_parameters() if _bad(p.grad)]
             raise NotFinite(f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite")
     optimiser.step()
@@ -498,20 +497,6 @@ def make_batches(
     weights = _weights(training, class_names, config, network, "training")
     how |= {"regression": class_names is None, "per_step": network.per_step}
     return ShuffledBatches(training, weights, **how)
-
-
-def clip_norm_(gradients: list[Tensor], largest: float) -> float:
-    """Scale gradients so that all together have no larger norm, and give the norm that they had.
-
-    By the formula of torch's `clip_grad_norm_`, which takes five times as long for a few small tensors: it
-    sorts them by device and type, and multiplies by 1 where there is nothing to clip.
-    """
-    norm = float(torch.cat([g.reshape(-1) for g in gradients]).norm())
-    factor = largest / (norm + 1e-6)
-    if factor < 1:
-        for g in gradients:
-            g.mul_(factor)
-    return norm
 
 
 class NotFinite(Exception):
