@@ -201,15 +201,14 @@ def _slurm(asked: _Asked, joins: bool) -> Mapping[str, str]:
 set -euo pipefail
 again() {{
   trap '' USR1
-  kill "$child"
-  wait "$child" || true
+  kill "$!"  # known from the moment on in which the job is started
+  wait "$!" || true
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 }}
 trap again USR1
 bash {script} "${{SLURM_ARRAY_TASK_ID:-0}}" &
-child=$!
-wait "$child"
+wait "$!"
 """
 
     files = {"job.sbatch": batch("job.sh", asked.name, asked.cpus, asked.jobs)}
