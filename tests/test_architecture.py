@@ -29,6 +29,7 @@ FLOORS = [
         "merits",
         "predictions",
         "roc",
+        "smallweights",
     },
     {"submit", "ranking", "overtraining"},
     {
