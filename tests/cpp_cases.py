@@ -1,12 +1,13 @@
 """Networks of all kinds for the C++ header, and one program that runs many of them.
 
 A program is a file of C++ that includes the headers, each in a namespace of its own. For each it reads
-``NAME.in`` (sequences of any lengths) and writes ``NAME.out``: the scores, and where the network streams those
-of the same sequences step by step.
+``NAME.in`` (sequences of any lengths) and writes ``NAME.out``, the scores, and where the network streams
+``NAME.steps``, those of the same sequences after each step.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 from pathlib import Path
@@ -32,7 +33,7 @@ _PLAIN: dict[str, Any] = {"recurrent": [_LSTM], "head": {"units": []}}
 
 
 def _network(*layers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"recurrent": list(layers), "head": {"units": []}, **more}
+    return {"recurrent": list(layers), "head": {"units": []}} | more
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -107,7 +108,29 @@ def make_ensemble(network: dict[str, Any], n: int = 3, **more: Any) -> Ensemble:
     return Ensemble(members, FoldsConfig(number=n, by=None), {})
 
 
-def sequences(network: dict[str, Any], dtype: torch.dtype = torch.float32, *, missing: bool = False) -> Sequences:
+def make_states(layer: dict[str, Any], seed: int = 1) -> Model:
+    """Make a network that gives the last hidden states of a layer: what is behind it changes no bit."""
+    size = layer.get("projection") or layer["units"]
+    data = data_config("linear", size)
+    model = make_model(_network(layer, head={"units": [], "output": "linear"}), data=data, seed=seed)
+    with torch.no_grad():
+        head = model.network.head[0]
+        head.weight.copy_(torch.eye(size))
+        head.bias.zero_()
+    return model
+
+
+def double(model: Model) -> Model:
+    """Give the same weights in float64."""
+    if isinstance(model, Ensemble):
+        return Ensemble([double(member) for member in model.members], model.folds, model.training)
+    network = copy.deepcopy(model.network).double()
+    return Model(network, model.transforms, model.data, model.sequence, model.training)
+
+
+def sequences(
+    network: dict[str, Any], dtype: torch.dtype = torch.float32, *, missing: bool = False
+) -> Sequences:
     """Draw sequences: none, one and many steps; of a network that flattens all of its steps."""
     rng = np.random.default_rng(7)
     lengths = np.concatenate([[0, 1, 0, 2, 40], rng.integers(0, 9, 25)])
@@ -250,12 +273,18 @@ def write_input(folder: Path, name: str, given: Sequences) -> None:
         file.write(np.ascontiguousarray(given.values).tobytes())
 
 
-def compile_and_run(program: Path, flags: list[str], *, strict: bool = True) -> str:
-    """Compile a program and run it beside its inputs; give what it prints."""
-    binary = program.with_suffix("")
-    command = ["g++", *(STRICT if strict else ["-std=c++17"]), *flags, str(program), "-o", str(binary), "-pthread"]
-    compiled = subprocess.run(command, capture_output=True, text=True)
-    assert compiled.returncode == 0, compiled.stderr[:4000]
+def compiled(sources: list[Path], flags: list[str], *, compiler: str = "g++") -> Path:
+    """Compile a program; nothing may be said about it."""
+    binary = sources[0].with_suffix(".program")
+    command = [compiler, *flags, *map(str, sources), "-o", str(binary), "-pthread"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[:4000]
+    return binary
+
+
+def compile_and_run(program: Path, flags: list[str]) -> str:
+    """Compile a program with all warnings and run it beside its inputs; give what it prints."""
+    binary = compiled([program], [*STRICT, *flags])
     done = subprocess.run([str(binary)], cwd=program.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr == ""

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from timelike import __version__, exportcommands, tmvacommands
+from timelike import __version__, deploycommands, exportcommands, tmvacommands
 from timelike.errors import ConfigError, require
 from timelike.files import shown
 from timelike.studycommands import register
@@ -35,6 +35,7 @@ Examples:
   timelike scan jets.yaml --space space.yaml --trials 50
   timelike submit crossval jets.yaml --to slurm
   timelike export runs/jets/model.safetensors --to onnx -o jets.onnx
+  timelike quantise runs/jets/model.safetensors --input more.root -o small.safetensors
   timelike tmva convert macro.C        configs from a macro of ROOT's TMVA; weights and tables too
   timelike info                        version, instruction set, what is installed
 
@@ -362,3 +363,4 @@ def info(
 
 register(app)
 exportcommands.register(app)
+deploycommands.register(app)

@@ -11,6 +11,8 @@ NumPy and safetensors are enough to read it; nothing in it can run code. The hea
 - ``classes``, ``signal``: names of the scores;
 - ``data``, ``sequence``: how events are read, as in a config;
 - ``training``: the record of the training;
+- ``stored``, where matrices are small (`timelike.smallweights`): ``as``, int8 or float16, and the ``dtype``
+  that they stand for, in which they are given when the file is read;
 - ``ensemble``, where the file holds the networks of a cross validation: ``folds`` (``number``, and the
   expression ``by``), and ``members``, of each its ``transforms`` and ``training``. Tensors of member k have
   ``fold.{k}.`` before their names; ``transforms`` above is then empty, and all else is common to them.
@@ -30,12 +32,13 @@ import numpy.typing as npt
 
 from timelike import __version__
 from timelike.cells import cell_of, parameter_shapes
-from timelike.errors import ConfigError, ModelFileError
+from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
+from timelike.smallweights import SMALL, decoded, encoded
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "expected_shapes", "read_model_file", "write_model_file"]
 
-FORMAT_VERSION = 2  # the newest; a file of one network is still written as 1
+FORMAT_VERSION = 3  # the newest: of small weights; an ensemble is still written as 2, and one network as 1
 
 _KEY = "timelike"
 _MEANING: dict[str, type] = {  # key of the header -> what stands there
@@ -55,8 +58,9 @@ _MEANING: dict[str, type] = {  # key of the header -> what stands there
 class ModelFile:
     """What a model file holds."""
 
-    weights: dict[str, npt.NDArray[Any]]  # by the names of `expected_shapes`
-    meta: dict[str, Any]  # the header, see the module
+    weights: dict[str, npt.NDArray[Any]]  # by the names of `expected_shapes`, in float32 or float64
+    meta: dict[str, Any]  # the header, see the module; without ``stored``
+    stored: str = ""  # how matrices are stored where they are small: int8, float16
 
 
 def expected_shapes(
@@ -109,7 +113,11 @@ def expected_shapes(
 
 
 def write_model_file(
-    path: str | os.PathLike[str], weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    weights: Mapping[str, npt.NDArray[Any]],
+    meta: Mapping[str, Any],
+    *,
+    store: str = "",
 ) -> None:
     """Write a model file; whoever reads meanwhile sees the old one or the whole new one.
 
@@ -121,15 +129,22 @@ def write_model_file(
         Tensors by the names of `expected_shapes`.
     meta : mapping
         The header, without the versions, which are added.
+    store : {"", "int8", "float16"}
+        How matrices are stored, where not as they are.
 
     Raises
     ------
     ConfigError
         If the file cannot be written there.
+    DataError
+        If a weight has no small form.
     """
     from safetensors.numpy import save
 
-    version = FORMAT_VERSION if "ensemble" in meta else 1
+    version = FORMAT_VERSION if store else 2 if "ensemble" in meta else 1
+    if store:
+        meta = {**meta, "stored": {"as": store, "dtype": next(iter(weights.values())).dtype.name}}
+        weights = encoded(weights, store)
     header = {"format_version": version, "timelike_version": __version__, **meta}
     text = json.dumps(header, ensure_ascii=False, allow_nan=False)
     # safetensors stores memory as it lies, whatever the strides say
@@ -163,8 +178,11 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             f"{path}: a safetensors file, but not a timelike model (no key {_KEY!r} in its header)"
         )
     meta = _header(text, path)
+    stored = meta.pop("stored", None)
+    if stored is not None:
+        weights = _full(weights, stored, path)
     _check_tensors(weights, meta, path)
-    return ModelFile(weights, meta)
+    return ModelFile(weights, meta, "" if stored is None else stored["as"])
 
 
 def _open(path: Path) -> tuple[dict[str, npt.NDArray[Any]], str | None]:
@@ -220,6 +238,17 @@ def _header(text: str, path: Path) -> dict[str, Any]:
     if "ensemble" in meta:
         _check_ensemble(meta["ensemble"], path)
     return dict(meta)
+
+
+def _full(tensors: Mapping[str, npt.NDArray[Any]], stored: Any, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Give the weights that small ones stand for."""
+    known = isinstance(stored, dict) and stored.get("as") in SMALL
+    if not known or stored.get("dtype") not in ("float32", "float64"):
+        raise ModelFileError(f"{path}: 'stored' in the header does not say how weights are stored")
+    try:
+        return decoded(tensors, stored["dtype"])
+    except DataError as error:
+        raise ModelFileError(f"{path}: {error}") from None
 
 
 def _check_ensemble(given: Any, path: Path) -> None:

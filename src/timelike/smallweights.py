@@ -78,7 +78,9 @@ def float16_of(matrix: Array) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):
         small = matrix.astype(np.float16)
     if not np.isfinite(small).all():
-        raise DataError(f"a weight of {np.abs(matrix).max():g} has no float16: the largest is 65504; use int8")
+        raise DataError(
+            f"a weight of {np.abs(matrix).max():g} has no float16: the largest is 65504; use int8"
+        )
     return small
 
 

@@ -35,14 +35,14 @@ __all__ = ["WEIGHTS", "CppHeader", "export_cpp"]
 WEIGHTS = ("float32", "float16", "int8")
 """How weights may be stored in a header."""
 
-_KEYWORDS = set(
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl "
-    "const constexpr const_cast continue decltype default delete do double dynamic_cast else enum explicit "
-    "export extern false float for friend goto if inline int long mutable namespace new noexcept not not_eq "
-    "nullptr operator or or_eq private protected public register reinterpret_cast return short signed sizeof "
-    "static static_assert static_cast struct switch template this thread_local throw true try typedef typeid "
-    "typename union unsigned using virtual void volatile wchar_t while xor xor_eq std".split()
-)
+_KEYWORDS = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class
+compl const constexpr const_cast continue decltype default delete do double dynamic_cast else enum
+explicit export extern false float for friend goto if inline int long mutable namespace new noexcept
+not not_eq nullptr operator or or_eq private protected public register reinterpret_cast return short
+signed sizeof static static_assert static_cast struct switch template this thread_local throw true
+try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq std
+"""
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,16 @@ def _checked(given: str | None, path: Path) -> str:
     if given is None:
         given = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
         given = f"_{given}" if given[:1].isdigit() else given
-        given = f"{given}_network" if given in _KEYWORDS else given
+        given = f"{given}_network" if given in _KEYWORDS.split() else given
     for part in given.split("::"):
-        if not re.fullmatch(r"[A-Za-z_]\w*", part, flags=re.ASCII) or "__" in part or part in _KEYWORDS:
-            raise ConfigError(f"namespace {given!r}: not a name of C++; letters, digits and _, as in a::tagger")
+        if (
+            not re.fullmatch(r"[A-Za-z_]\w*", part, flags=re.ASCII)
+            or "__" in part
+            or part in _KEYWORDS.split()
+        ):
+            raise ConfigError(
+                f"namespace {given!r}: not a name of C++; letters, digits and _, as in a::tagger"
+            )
     return given
 
 
@@ -192,7 +198,7 @@ _INTRINSICS = """\
 #endif
 
 #if defined(__GNUC__) && !defined(TIMELIKE_ONE_LANE)
-#if defined(__AVX512F__) || defined(__FMA__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -208,7 +214,7 @@ _INTRINSICS = """\
 #endif
 """
 
-# Otherwise the linker would take, of two files that were compiled for different processors, either one's code.
+# Otherwise the linker would take either one's code, of files that are compiled for different processors.
 _OPEN = """\
 // Files that are compiled for different instruction sets may stand in one program.
 #if !defined(__GNUC__) || defined(TIMELIKE_ONE_LANE)
@@ -234,9 +240,11 @@ def _network(walk: Walk, to: Writer) -> str:
         for end, weights in zip(ends, layer.weights, strict=True):
             own = {name: np.asarray(value, to.dtype) for name, value in weights.items()}
             about = f"// {layer.cell}{f', {end[1:]}' if end else ''}: {layer.input_size} inputs"
-            parts.append(f"{about}\n{constants_of_direction(f'layer_{index}{end}', layer.cell, own, layer, to)}")
+            parts.append(
+                f"{about}\n{constants_of_direction(f'layer_{index}{end}', layer.cell, own, layer, to)}"
+            )
     for index, dense in enumerate(network.dense):
-        rows, inputs = dense.weight.shape
+        inputs = dense.weight.shape[1]
         about = f"// dense: {inputs} inputs, {dense.activation}"
         parts.append(f"{about}\n{constants_of_dense(f'dense_{index}', dense, to)}")
     return "\n".join([*parts, walk.text()])
@@ -249,10 +257,20 @@ def _ensemble(walks: list[Walk]) -> str:
     members = [f"fold_{k}" for k in range(len(walks))]
     lines = [f"// The mean of {len(walks)} networks.", "struct Network {"]
     if walk.streams:
-        lines += ["  struct State {", *(f"    {name}::Network::State {name};" for name in members), "  };", ""]
+        lines += [
+            "  struct State {",
+            *(f"    {name}::Network::State {name};" for name in members),
+            "  };",
+            "",
+        ]
         lines += [f"  // x [{D}]", "  static void step(State& state, const real* x) noexcept {"]
         lines += [f"    {name}::Network::step(state.{name}, x);" for name in members]
-        lines += ["  }", "", f"  // out [{C}]", "  static void score(const State& state, real* out) noexcept {"]
+        lines += [
+            "  }",
+            "",
+            f"  // out [{C}]",
+            "  static void score(const State& state, real* out) noexcept {",
+        ]
         lines += [f"    real one[{C}];", f"    for (int j = 0; j < {C}; ++j) out[j] = 0;"]
         for name in members:
             lines += [f"    {name}::Network::score(state.{name}, one);"]
@@ -321,10 +339,16 @@ def _about(meta: dict[str, Any], walks: list[Walk], namespace: str, to: Writer) 
     lines += [f"Outputs: {', '.join(network.names)}.", ""]
     scratch = ", scratch" if needs_scratch(walk, len(walks)) else ""
     if scratch:
-        lines.append(f"  std::vector<{namespace}::real> scratch({namespace}::Network::scratch_size(most_steps));")
+        lines.append(
+            f"  std::vector<{namespace}::real> scratch({namespace}::Network::scratch_size(most_steps));"
+        )
     out = "output_count * steps" if walk.per_step else "output_count"
-    lines.append(f"  {namespace}::real out[{namespace}::{out}];" if not walk.per_step else f"  // out [{out}]")
-    lines.append(f"  {namespace}::Network::score(x, steps, out{scratch});  // false where steps is not possible")
+    lines.append(
+        f"  {namespace}::real out[{namespace}::{out}];" if not walk.per_step else f"  // out [{out}]"
+    )
+    lines.append(
+        f"  {namespace}::Network::score(x, steps, out{scratch});  // false where steps is not possible"
+    )
     if walk.streams:
         lines += [
             f"  {namespace}::Network::State state;  // or step by step",

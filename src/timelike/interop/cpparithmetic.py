@@ -72,14 +72,15 @@ def arithmetic(real: str, weights: str) -> str:
     text = _text("lanes.h").replace("$POLYNOMIAL", _horner(_POLYNOMIALS[real]))
     for name, value in sorted(_CONSTANTS[real].items(), reverse=True):  # NEON_TYPE before NEON
         text = text.replace(f"${name}", value)
-    # Biases are always plain, and so is what is multiplied as it is.
-    products = _text("product.h").replace("$STORED\n", _text(_STORED[weights]))
+    products = _text("product.h").replace(
+        "$STORED\n", _text(_STORED[weights]).replace("$DOUBLE", str(int(real == "double")))
+    )
     return text + "\n" + products + (_text("int8_product.h") if weights == "int8" else "")
 
 
 def cells(names: Collection[str]) -> str:
     """Give the cells of these names, of `timelike.cells.CELLS`."""
-    head = "// -- Cells: one step each. x are the inputs; h and c are those of the step before, and become those of "
+    head = "// -- Cells: one step each. x: inputs; h and c: those of the step before, which become those of "
     texts = [_text(f"cells/{name}.h") for name in sorted(names)]
     return f"{head}this\n\n" + "\n".join(texts) if texts else ""
 

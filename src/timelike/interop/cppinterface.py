@@ -121,7 +121,8 @@ def c_definitions(walk: Walk, namespace: str, real: str, members: int) -> str:
     if walk.streams:
         state = f"{here}Network::State"
         lines += [
-            f"static_assert(sizeof({state}) <= sizeof({name}_state) && alignof({state}) <= alignof({name}_state),",
+            f"static_assert(sizeof({state}) <= sizeof({name}_state) &&",
+            f"                  alignof({state}) <= alignof({name}_state),",
             '              "the state of C has room for that of C++");',
             f"void {name}_begin({name}_state* state) {{ new (static_cast<void*>(state)) {state}{{}}; }}",
             f"void {name}_step({name}_state* state, const {real}* x) {{",

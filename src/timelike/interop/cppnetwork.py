@@ -1,4 +1,4 @@
-"""The walk through a network as C++: `Network` with ``score``, and where it can stream, ``State`` and ``step``.
+"""The walk through a network as C++: ``Network`` with ``score``, and where it streams ``State`` and ``step``.
 
 Layers that go forward alone are walked step by step, all of them at once, so that nothing of the past is kept
 but their states. A layer in two directions needs all steps of what is below it: layers are taken in groups,
@@ -33,7 +33,9 @@ class Walk:
     @property
     def streams(self) -> bool:
         """Whether there is a score after every step."""
-        return self.network.pooling != "flatten" and not any(layer.bidirectional for layer in self.network.layers)
+        return self.network.pooling != "flatten" and not any(
+            layer.bidirectional for layer in self.network.layers
+        )
 
     @property
     def per_step(self) -> bool:
@@ -82,7 +84,7 @@ class Walk:
 
     @property
     def scratch(self) -> int:
-        """Numbers of memory that are needed for each step: what groups leave, every other at the same place."""
+        """Numbers of memory for each step: what groups leave, every other one at the same place."""
         return max(self.kept[0::2], default=0) + max(self.kept[1::2], default=0)
 
     # -- text ----------------------------------------------------------------------------------------------
@@ -124,7 +126,11 @@ class Walk:
     def _streaming(self) -> str:
         """Write State, step and score of layers that go forward alone."""
         D = len(self.network.variables)
-        states, calls, top = [], [f"    real inputs[{len(self.network.inputs)}];", "    transform(x, inputs);"], "inputs"
+        states, calls, top = (
+            [],
+            [f"    real inputs[{len(self.network.inputs)}];", "    transform(x, inputs);"],
+            "inputs",
+        )
         for index, layer in enumerate(self.network.layers):
             arguments = [top, f"state.h_{index}"]
             states.append(f"    real h_{index}[{self.to.padded(layer.state_size)}] = {{}};")
@@ -148,7 +154,11 @@ class Walk:
                 f"    for (int j = 0; j < {self.width}; ++j) mean[j] = state.pooled[j] / n;",
                 "    dense(mean, out);",
             ]
-        names = ["  // A sequence so far; it begins as State{}.", "  struct State {", "    std::int64_t steps = 0;"]
+        names = [
+            "  // A sequence so far; it begins as State{}.",
+            "  struct State {",
+            "    std::int64_t steps = 0;",
+        ]
         lines = [
             *names,
             *states,
@@ -191,7 +201,9 @@ class Walk:
             f"    if ({wanted}) return false;",
         ]
         if self.scratch and max(self.kept[1::2], default=0):
-            lines.append(f"    real* const scratch_1 = scratch + std::ptrdiff_t(steps) * {max(self.kept[0::2])};")
+            lines.append(
+                f"    real* const scratch_1 = scratch + std::ptrdiff_t(steps) * {max(self.kept[0::2])};"
+            )
         if not self.per_step:
             lines.append(f"    real pooled[{self.pooled}] = {{}};")
         for number, group in enumerate(self.groups):
@@ -205,9 +217,10 @@ class Walk:
             lines.append("    dense(pooled, out);")
         elif self.kept[-1]:
             place = _place(len(self.groups) - 1)
-            lines.append(
-                f"    for (std::ptrdiff_t t = 0; t < steps; ++t) dense({place} + t * {self.width}, out + t * {C});"
-            )
+            lines += [
+                "    for (std::ptrdiff_t t = 0; t < steps; ++t)",
+                f"      dense({place} + t * {self.width}, out + t * {C});",
+            ]
         return "\n".join([*lines, "    return true;", "  }"]) + "\n"
 
     def _group(self, number: int, group: list[int]) -> list[str]:
@@ -263,7 +276,10 @@ class Walk:
         each = f"for (int j = 0; j < {size}; ++j)"
         behind = f" + {offset}" if offset else ""
         if kept:
-            return [f"real* const to = {_place(number)} + t * {kept}{behind};", f"{each} to[j] = {top}[j];"], []
+            return [
+                f"real* const to = {_place(number)} + t * {kept}{behind};",
+                f"{each} to[j] = {top}[j];",
+            ], []
         if pooling == "last":
             return [], [f"{each} pooled[j{behind}] = {top}[j];"]
         if pooling == "flatten":

@@ -75,7 +75,9 @@ def transform(transforms: FittedTransforms) -> str:
         ]
     for k, name in enumerate(transforms.indicators):
         at = transforms.names.index(name)
-        lines.append(f"  inputs[{D + k}] = std::isnan(x[{at}]) ? real(1) : real(0);  // {_comment(name)} missing")
+        lines.append(
+            f"  inputs[{D + k}] = std::isnan(x[{at}]) ? real(1) : real(0);  // {_comment(name)} missing"
+        )
     along = _ALONG if "points_" in constants else ""
     body = "\n".join(lines)
     return f"{along}{constants}inline void transform(const real* x, real* inputs) {{\n{body}\n}}\n"

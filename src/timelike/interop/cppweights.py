@@ -6,7 +6,8 @@ A matrix [rows, inputs] is written line by line of its transpose, a line for eac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,9 @@ import numpy.typing as npt
 from timelike.description import Dense, Layer
 from timelike.smallweights import float16_of, int8_of
 
-__all__ = ["constants_of_dense", "constants_of_direction", "integers", "numbers", "padded", "quoted"]
+__all__ = ["Writer", "constants_of_dense", "constants_of_direction", "integers", "numbers", "quoted"]
 
-Array = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-
-_REAL = {"float32": "float", "float64": "double"}
+Array = npt.NDArray[Any]
 
 
 class Writer:
@@ -32,7 +31,7 @@ class Writer:
         How matrices are stored.
     """
 
-    def __init__(self, dtype: np.dtype, weights: str) -> None:  # type: ignore[type-arg]
+    def __init__(self, dtype: np.dtype[Any], weights: str) -> None:
         self.dtype, self.weights = dtype, weights
 
     def padded(self, n: int) -> int:
@@ -50,7 +49,7 @@ class Writer:
         """Write a matrix [rows, inputs] as ``Matrix``, or in 8 bits as ``ScaledMatrix``."""
         rows, inputs = values.shape
         columns = self.padded(rows)
-        head = f"  alignas(64) static constexpr "
+        head = "  alignas(64) static constexpr "
         if self.weights == "int8":
             small, scale = int8_of(values)
             lines = integers(_lines(small, columns).ravel())
@@ -61,7 +60,10 @@ class Writer:
                 f"{{{self._numbers(full)}}}}};\n"
             )
         if self.weights == "float16":
-            text, kind = integers(_lines(float16_of(values), columns).view(np.uint16).ravel()), "std::uint16_t"
+            text, kind = (
+                integers(_lines(float16_of(values), columns).view(np.uint16).ravel()),
+                "std::uint16_t",
+            )
         else:
             text, kind = self._numbers(_lines(values, columns).astype(self.dtype).ravel()), "real"
         return f"{head}Matrix<{kind}, {inputs}, {columns}> {name}{{{{\n{text}}}}};\n"
@@ -70,7 +72,7 @@ class Writer:
         return numbers(values, suffix="f" if self.dtype == np.float32 else "")
 
 
-def _lines(values: npt.NDArray[np.generic], columns: int) -> npt.NDArray[np.generic]:
+def _lines(values: Array, columns: int) -> Array:
     """Transpose [rows, inputs] to [inputs, columns], zeros behind the rows."""
     rows, inputs = values.shape
     lines = np.zeros((inputs, columns), values.dtype)
@@ -78,7 +80,9 @@ def _lines(values: npt.NDArray[np.generic], columns: int) -> npt.NDArray[np.gene
     return lines
 
 
-def constants_of_direction(name: str, cell: str, weights: dict[str, Array], layer: Layer, to: Writer) -> str:
+def constants_of_direction(
+    name: str, cell: str, weights: Mapping[str, Array], layer: Layer, to: Writer
+) -> str:
     """Write one direction of a recurrent layer as a struct of constants."""
     H = layer.units
     W, U = weights["weight_ih"], weights["weight_hh"]
@@ -111,7 +115,7 @@ def constants_of_dense(name: str, dense: Dense, to: Writer) -> str:
     return f"struct {name} {{\n{norm}{to.matrix('weight', dense.weight)}{to.array('bias', dense.bias)}}};\n"
 
 
-def numbers(values: npt.NDArray[np.floating], *, suffix: str = "") -> str:
+def numbers(values: Array, *, suffix: str = "") -> str:
     """Write numbers with as many digits as bring them back to the bit, some on each line.
 
     Examples
@@ -119,17 +123,17 @@ def numbers(values: npt.NDArray[np.floating], *, suffix: str = "") -> str:
     >>> print(numbers(np.float32([0.1, 1e-30, 2, 0])), end="")
     0.1, 1e-30, 2.0, 0
     """
-    return _rows(("0" if v == 0 else f"{v}{suffix}" for v in map(str, values)), 10)
+    return _rows(("0" if v == "0.0" else f"{v}{suffix}" for v in map(str, values)), 10)
 
 
-def integers(values: npt.NDArray[np.integer]) -> str:
+def integers(values: Array) -> str:
     """Write integers, some on each line."""
     return _rows(map(str, values.tolist()), 24)
 
 
 def _rows(words: Iterable[str], each: int) -> str:
     given = list(words)
-    return "".join(", ".join(given[k : k + each]) + ",\n" for k in range(0, len(given), each)).replace(",\n", ",\n")
+    return ",\n".join(", ".join(given[k : k + each]) for k in range(0, len(given), each)) + "\n"
 
 
 def quoted(text: str) -> str:

@@ -1,1 +1,2 @@
 inline Lanes weights_at(const real* w) { return load(w); }
+
