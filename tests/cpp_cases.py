@@ -72,6 +72,18 @@ for _name in ("softmax", "sigmoid", "multilabel", "linear", "exponential"):
 NETWORKS["quantiles"] = {**_PLAIN, "head": {"units": [], "output": "linear", "quantiles": [0.2, 0.5]}}
 
 
+LAYERS: dict[str, dict[str, Any]] = {
+    "rnn_tanh": {"cell": "rnn_tanh", "units": 18},
+    "rnn_relu": {"cell": "rnn_relu", "units": 5},
+    "lstm": {"cell": "lstm", "units": 20},
+    "lstm_peephole": {"cell": "lstm", "units": 18, "peephole": True},
+    "lstm_coupled": {"cell": "lstm", "units": 18, "coupled": True},
+    "lstm_projected": {"cell": "lstm", "units": 18, "projection": 7},
+    "gru": {"cell": "gru", "units": 18},
+    "gru_reset_before": {"cell": "gru", "units": 18, "reset_after": False},
+}
+
+
 def data_config(output: str = "softmax", n: int = 2, **more: Any) -> DataConfig:
     key = {"multilabel": "multilabel", "linear": "targets", "exponential": "targets"}.get(output, "labels")
     named = {f"c{k}": f"y == {k}" for k in range(n)}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cpp_cases import (
+    LAYERS,
     NAMES,
     NETWORKS,
     STRICT,
@@ -38,16 +39,6 @@ from timelike.sequences import Sequences
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not there")
 
-LAYERS: dict[str, dict[str, Any]] = {
-    "rnn_tanh": {"cell": "rnn_tanh", "units": 18},
-    "rnn_relu": {"cell": "rnn_relu", "units": 5},
-    "lstm": {"cell": "lstm", "units": 20},
-    "lstm_peephole": {"cell": "lstm", "units": 18, "peephole": True},
-    "lstm_coupled": {"cell": "lstm", "units": 18, "coupled": True},
-    "lstm_projected": {"cell": "lstm", "units": 18, "projection": 7},
-    "gru": {"cell": "gru", "units": 18},
-    "gru_reset_before": {"cell": "gru", "units": 18, "reset_after": False},
-}
 STACK: dict[str, Any] = {
     "recurrent": [
         {"cell": "gru", "units": 6, "bidirectional": True},
