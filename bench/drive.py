@@ -43,6 +43,7 @@ class _Peer(NamedTuple):
 PEERS = {
     "ours": _Peer("timelike", ("timelike", "torch")),
     "session": _Peer("timelike, prepared", ("timelike",)),
+    "header": _Peer("C++ header", ("timelike",)),
     "empty": _Peer("an empty layer", ("timelike", "torch")),
     "traced": _Peer("timelike, traced", ("timelike", "torch", "pydantic")),
     "derived": _Peer("timelike, all derived", ("timelike", "torch", "pydantic")),

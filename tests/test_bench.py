@@ -293,6 +293,7 @@ def made_up() -> dict[str, Any]:
             ],
             "small": [row(GRID[8], ours=2e-5, session=5e-6, onnxruntime=1.8e-5) | {"what": w} for w in "ab"],
         },
+        "header": {"rows": [row(GRID[8], header=2.5e-6, session=5e-6, onnxruntime=2e-5) | {"what": "a"}]},
         "cells": {
             "rows": [
                 row(GRID[0], ours=1e-3, pytorch=9e-3) | least | {"what": "GRU"},
@@ -352,6 +353,8 @@ def test_the_page_shows_times_ratios_and_means() -> None:
     assert ["training step, against torch", ">= 3.00 times", "2.00", "no", "2.86"] in cells
     assert ["inference, against ONNX Runtime", ">= 1.60 times", "2.00", "yes", "5.00"] in cells
     assert ["one step, B = 1, H = 32", "<= 6.00 us", "5.00", "yes", "-"] in cells
+    assert ["a", "5.00", "2.50", "20.0"] in cells
+    assert ["the same, against ONNX Runtime from Python", ">= 1.00 times", "8.00", "yes", "-"] in cells
     assert ["training epoch, against PyTorch", ">= 4.00 times", "5.00", "yes", "-"] in cells
     assert ["training epoch, against Keras", ">= 4.00 times", "3.00", "no", "-"] in cells
     assert ["100, 10, 30, 10", "in memory", "100", "33.3", "3.00"] in cells

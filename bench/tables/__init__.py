@@ -13,6 +13,7 @@ from bench.tables import (
     cells,
     epoch,
     growth,
+    header,
     inference,
     latency,
     memory,
@@ -29,6 +30,7 @@ TABLES: dict[str, ModuleType] = {
     for module in (
         training,
         inference,
+        header,
         cells,
         ragged,
         threads,
