@@ -161,6 +161,7 @@ def save(model: Model, folder: Path, name: str) -> Path:
 
 
 MAIN = """\
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -171,14 +172,14 @@ MAIN = """\
 
 // Allocations are counted while a score is computed.
 static thread_local bool counting = false;
-static long allocations = 0;
-void* operator new(std::size_t n) {
+static std::atomic<long> allocations{0};
+[[gnu::noinline]] void* operator new(std::size_t n) {
   if (counting) ++allocations;
   if (void* p = std::malloc(n ? n : 1)) return p;
   std::abort();
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 template <class Number>
 struct Case {
@@ -272,7 +273,7 @@ def write_program(folder: Path, headers: dict[str, Any], networks: dict[str, dic
             )
         )
     runs = "\n".join(f"  run_{name}();" for name in headers)
-    parts.append(f'int main() {{\n{runs}\n  std::printf("%ld\\n", allocations);\n}}\n')
+    parts.append(f'int main() {{\n{runs}\n  std::printf("%ld\\n", allocations.load());\n}}\n')
     path = folder / "program.cpp"
     path.write_text("\n".join(parts), encoding="utf-8")
     return path

@@ -11,6 +11,7 @@ units; the dense layers, the only part that PyTorch computes there, to rounding.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -189,7 +190,8 @@ def _document(meta: dict[str, Any], walks: list[Walk], namespace: str, to: Write
         c_definitions(walks[0], namespace, real, len(walks)),
         "#undef TIMELIKE_UNROLL\n\n#endif  // __cplusplus\n#endif\n",
     ]
-    return "\n".join(part for part in parts if part)
+    text = "\n".join(part for part in parts if part)
+    return text.replace("$CONTENT", hashlib.sha256(text.encode()).hexdigest()[:8])
 
 
 _INTRINSICS = """\
@@ -214,19 +216,21 @@ _INTRINSICS = """\
 #endif
 """
 
-# Otherwise the linker would take either one's code, of files that are compiled for different processors.
+# Otherwise the linker would take either one's code, of files that are compiled for different processors, and
+# a program either one's weights, of two libraries in which networks have the same name.
 _OPEN = """\
-// Files that are compiled for different instruction sets may stand in one program.
+// Files that are compiled for different instruction sets may stand in one program, and another network of the
+// same name in another library: names go with the instruction set, and with what is in this file.
 #if !defined(__GNUC__) || defined(TIMELIKE_ONE_LANE)
-inline namespace one_lane {
+inline namespace one_lane_$CONTENT {
 #elif defined(__AVX512F__)
-inline namespace avx512 {
+inline namespace avx512_$CONTENT {
 #elif defined(__FMA__)
-inline namespace fma {
+inline namespace fma_$CONTENT {
 #elif defined(__AVX__)
-inline namespace avx {
+inline namespace avx_$CONTENT {
 #else
-inline namespace baseline {
+inline namespace baseline_$CONTENT {
 #endif
 """
 
