@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -323,3 +324,20 @@ def test_weights_that_cannot_be_stored(tmp_path):
     with pytest.raises(DataError, match="no float16: the largest is 65504"):
         export_cpp(save(model, tmp_path, "model"), tmp_path / "m.h", weights="float16")
     assert not (tmp_path / "m.h").exists()
+
+
+def test_the_program_of_the_page(tmp_path):
+    """It sorts its particles and prints a score of each jet."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "cpp.md").read_text()
+    code = re.findall(r"```cpp\n(.*?)```", page, re.DOTALL)[0]
+    names = ("pt", "eta", "phi")
+    data = data_config(n=2, variables=list(names))
+    model = make_model(SIMPLE, transforms=FittedTransforms.unchanged(names), data=data)
+    export_cpp(save(model, tmp_path, "model"), tmp_path / "tagger.h")
+    (tmp_path / "main.cpp").write_text(code)
+    program = compiled([tmp_path / "main.cpp"], STRICT)
+    said = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.split()
+    x = np.float32([[310, 0, 0.1], [120, 0.1, 0.2], [45, -0.2, 0.3], [500, 0, 0]])
+    expected = predict(model, Sequences(x, [0, 3, 4, 4], names=names))[:, 1]
+    # six decimals are printed; the rest is the rounding of scores below 1
+    np.testing.assert_allclose(np.float64(said), expected, rtol=0, atol=1e-6)

@@ -127,13 +127,13 @@ def numbers(values: Array, *, suffix: str = "") -> str:
 
 
 def integers(values: Array) -> str:
-    """Write integers, some on each line."""
-    return _rows(map(str, values.tolist()), 24)
+    """Write integers, as closely as can be: large networks have millions."""
+    return _rows(map(str, values.tolist()), 24, ",")
 
 
-def _rows(words: Iterable[str], each: int) -> str:
+def _rows(words: Iterable[str], each: int, between: str = ", ") -> str:
     given = list(words)
-    return ",\n".join(", ".join(given[k : k + each]) for k in range(0, len(given), each)) + "\n"
+    return ",\n".join(between.join(given[k : k + each]) for k in range(0, len(given), each)) + "\n"
 
 
 def quoted(text: str) -> str:
