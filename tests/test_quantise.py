@@ -13,6 +13,7 @@ from cpp_cases import LAYERS, make_ensemble, make_model, save, sequences
 from test_cli import failure
 from timelike.cli import main
 from timelike.errors import ConfigError, DataError, ModelFileError
+from timelike.interop.cpp import export_cpp
 from timelike.model import load_model, predict, save_model
 from timelike.modelfile import read_model_file, write_model_file
 from timelike.quantise import quantise
@@ -105,6 +106,21 @@ def test_a_small_file_is_read_like_any_other(tmp_path, to, ensemble):
         np.testing.assert_array_equal(second[name], tensor)
 
 
+@pytest.mark.parametrize("to", SMALL)
+def test_a_header_has_the_same_small_weights(tmp_path, to):
+    """Made of the full file or of the small one, the text is the same."""
+    path = save(make_model(NETWORK), tmp_path, "full")
+    full = read_model_file(path)
+    write_model_file(tmp_path / "small.safetensors", full.weights, full.meta, store=to)
+    texts = [
+        export_cpp(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.h", namespace="m", weights=to)
+        .path.read_text()
+        .partition("#ifndef")[2]
+        for name in ("full", "small")
+    ]
+    assert texts[0] == texts[1]
+
+
 def damaged(path: Path, change) -> Path:
     """Change tensors and header of a model file."""
     from safetensors import safe_open
@@ -189,6 +205,7 @@ def test_mistakes_of_the_command(trained, toy_root, tmp_path, capsys):
     assert failure(capsys, "quantise", trained, "--input", toy_root).startswith(
         "no output: timelike quantise"
     )
+    assert "it is an input file" in failure(capsys, "quantise", trained, "--input", toy_root, "-o", toy_root)
     argv = ["quantise", trained, "--input", toy_root, "-o", output, "--limit", "0"]
     assert failure(capsys, *argv) == "limit: 0; a number above 0 is needed"
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timelike import data
-from timelike.data.sources import tree_of
+from timelike.data.sources import check_not_an_input, find_files, tree_of
 from timelike.errors import ConfigError, DataError
 from timelike.files import replacing
 from timelike.model import Model, load_model, predict
@@ -103,6 +103,7 @@ def quantise(
         raise ConfigError(f"limit: {limit:g}; a number above 0 is needed")
     if not files:
         raise ConfigError("no input files: events are needed to see what small weights change")
+    check_not_an_input(output, find_files([Path(name) for name in files], Path()))
     before = load_model(source)
     events, why = _read(before, [Path(name) for name in files], treename)
     if events.n_rows == 0:

@@ -13,7 +13,7 @@ from timelike.apply.parts import Part, Parts, file_digest, piece_key, read_part
 from timelike.apply.pieces import Piece, planned
 from timelike.apply.scoring import PieceScorer
 from timelike.apply.workers import Workers
-from timelike.data.sources import find_files
+from timelike.data.sources import check_not_an_input, find_files
 from timelike.data.table import Column, located
 from timelike.data.write import Columns, check_table_path, write_pieces
 from timelike.errors import ConfigError, DataError, TimelikeError
@@ -121,7 +121,7 @@ def apply(
         raise ConfigError("no input files")
     paths = [Path(name) for name in files]
     found = find_files(paths, Path())
-    _check_not_an_input(output, found)
+    check_not_an_input(output, found)
     where = str(found[0]) if len(found) == 1 else f"{found[0]} and {len(found) - 1} more files"
     with Parts.opened(output) as parts:
         how = {"select": select, "out_of_fold": out_of_fold}
@@ -261,10 +261,3 @@ def _joined(parts: Sequence[Columns], types: Mapping[str, np.dtype[Any]]) -> Col
         values = np.concatenate(arrays).astype(dtype, copy=False)
         found[name] = Column(values, offsets_of(np.concatenate(lengths))) if lengths else values
     return found
-
-
-def _check_not_an_input(output: Path, files: Sequence[Path]) -> None:
-    """Refuse to replace a file of events by its scores: the events would be lost."""
-    for file in files:
-        if output.exists() and output.samefile(file):
-            raise ConfigError(f"cannot write {output}: it is an input file; give the table another name")

@@ -15,13 +15,14 @@ from timelike.data.numpy import open_numpy
 from timelike.data.parquet import open_parquet
 from timelike.data.root import open_root
 from timelike.data.table import Table
-from timelike.errors import DataError, nearest
+from timelike.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from timelike.config import DataConfig
 
 __all__ = [
     "Source",
+    "check_not_an_input",
     "find_files",
     "format_of",
     "has_known_suffix",
@@ -250,3 +251,15 @@ def _check_distinct(sources: Sequence[Source], names: Sequence[str]) -> None:
                     f"{file}: would be read as class '{other}' and as class '{name}'; "
                     "give them different files, treename or selection"
                 )
+
+
+def check_not_an_input(output: Path, files: Sequence[Path]) -> None:
+    """Refuse to replace a file of events by what is made of it: the events would be lost.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for file in files:
+        if output.exists() and output.samefile(file):
+            raise ConfigError(f"cannot write {output}: it is an input file; give the output another name")
