@@ -432,7 +432,7 @@ def test_tables_are_aligned() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed"], "bench: there is no table 'speed'; possible: training, inference, cells, ragged, "),
+        (["speed"], "bench: there is no table 'speed'; possible: training, inference, header, cells, "),
         (["--seconds", "0"], "bench: --seconds must be above 0, got 0"),
         (["--load", "nothing.json"], "bench: --load: there is no file nothing.json"),
     ],

@@ -56,7 +56,7 @@ def int8_of(matrix: Array) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32
     --------
     >>> numbers, scale = int8_of(np.array([[0.5, -1.0], [0.0, 0.0]]))
     >>> numbers.tolist(), bool(abs(scale[0] * 127 - 1) < 1e-4)
-    ([[64, -127], [0, 0]], True)
+    ([[63, -127], [0, 0]], True)
     """
     wide = matrix.astype(np.float64)
     largest = np.abs(wide).max(axis=1, initial=0.0)
