@@ -87,14 +87,14 @@ def _affine(step: Step, at: str) -> list[str]:
     if step.identity:
         return []
     mean, scale = _double(step.numbers["mean"]), _double(step.numbers["scale"])
-    return [f"v = (v - {mean}) / {scale};"]
+    return [f"v = (v - {_behind(mean)}) / {scale};"]
 
 
 def _to_range(step: Step, at: str) -> list[str]:
     low, high = step.numbers["low"], step.numbers["high"]
     if not high > low:
         return ["v = 0;"]
-    return [f"v = 2 * ((v - {_double(low)}) / {_double(high - low)}) - 1;"]
+    return [f"v = 2 * ((v - {_behind(_double(low))}) / {_double(high - low)}) - 1;"]
 
 
 def _clip(step: Step, at: str) -> list[str]:
@@ -134,7 +134,12 @@ def _array(name: str, values: Any) -> str:
 
 
 def _double(value: float | None) -> str:
-    return repr(value) if value is not None and value >= 0 else f"({value!r})"
+    return repr(value)
+
+
+def _behind(number: str) -> str:
+    """Write a number behind a minus."""
+    return f"({number})" if number.startswith("-") else number
 
 
 def _comment(text: str) -> str:

@@ -11,7 +11,8 @@ inline Lanes elu(Lanes x) {
 inline Lanes gelu(Lanes x) {
   real at[lanes];
   store(at, x);
-  for (int l = 0; l < lanes; ++l) at[l] *= real(0.5) * (real(1) + std::erf(at[l] * real(0.70710678118654752440)));
+  constexpr real root_half = real(0.70710678118654752440);
+  for (int l = 0; l < lanes; ++l) at[l] *= real(0.5) * (real(1) + std::erf(at[l] * root_half));
   return load(at);
 }
 @silu

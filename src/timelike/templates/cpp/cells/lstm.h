@@ -1,4 +1,5 @@
-// LSTM (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000), gates i f g o. a = W x + U h_prev + b:
+// LSTM (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000), gates i f g o, of
+// a = W x + U h_prev + b:
 //
 //   i, f, o = sigmoid(a_i, a_f, a_o)    g = tanh(a_g)
 //   c = f c_prev + i g                  h = o tanh(c)
