@@ -64,8 +64,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "no_layers_each": _network(pooling="none"),
     "no_layers_flat": _network(pooling="flatten", steps=4),
 }
-for _name in ("relu", "tanh", "elu", "gelu", "silu", "sigmoid", "softsign", "symmrelu", "gauss", "linear"):
-    NETWORKS[f"dense_{_name}"] = {**_PLAIN, "head": {"units": [6, 17], "activation": [_name, "tanh"]}}
+for _names in ("relu tanh elu", "gelu silu sigmoid", "softsign symmrelu gauss linear"):
+    _head = {"units": [6, 17, 5, 16][: len(_names.split())], "activation": _names.split()}
+    NETWORKS[f"dense_{_names.split()[0]}"] = {**_PLAIN, "head": _head}
 NETWORKS["normed"] = {**_PLAIN, "head": {"units": [6], "batch_norm": {"before": [0, 1]}}}
 for _name in ("softmax", "sigmoid", "multilabel", "linear", "exponential"):
     NETWORKS[f"output_{_name}"] = {**_PLAIN, "head": {"units": [6], "output": _name}}
