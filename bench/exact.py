@@ -24,7 +24,8 @@ from timelike import reference
 
 __all__ = ["allowed", "check", "errors", "exact"]
 
-_OWN = ("ours", "session", "header", "fit", "scorer", "applied")  # the contenders that this project answers for
+# the contenders that this project answers for
+_OWN = ("ours", "session", "header", "fit", "scorer", "applied")
 
 
 @lru_cache(maxsize=2)
