@@ -28,6 +28,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "onnx": Format("timelike.interop.onnx_export:export_onnx", ("dtype", "longest")),
+    "cpp": Format("timelike.interop.cpp_check:export_checked_cpp", ("namespace", "weights")),
     "torch": Format("timelike.interop.torch_weights:export_torch"),
     "keras": Format("timelike.interop.keras_weights:export_keras", ("steps", "pad")),
     "lwtnn": Format("timelike.interop.lwtnn:export_lwtnn"),
@@ -38,17 +39,20 @@ FORMATS = {
 _EXPORT = """\b
 Example:
   timelike export runs/jets/model.safetensors --to onnx -o jets.onnx
+  timelike export runs/jets/model.safetensors --to cpp -o jets.h
 
 \b
 onnx     x [B, T, D] and lengths [B] to scores [B, C], transforms of variables included (jets.onnx)
+cpp      one C++17 header without dependencies, weights as constants (jets.h)
 torch    plain torch.nn: the weights (jets.safetensors) and beside them the code that builds it
 keras    a model of Keras (jets.keras); padded steps hold -999, or what --pad says
 lwtnn    its JSON (jets.json); lwtnn itself has not run it
 hls4ml   a project for an FPGA (a folder), for sequences of --steps steps
 
 
-Before anything takes its name, its scores are compared with Timelike's own: ONNX Runtime's, PyTorch's,
-Keras's, those of the compiled firmware; what a format cannot express is refused. More in docs/formats.md."""
+Before anything takes its name, its scores are compared with Timelike's own: those of ONNX Runtime, of the
+compiled header, PyTorch, Keras, the compiled firmware. What a format cannot express is refused. Pages:
+docs/onnx.md, docs/cpp.md, docs/formats.md."""
 
 
 def register(app: Any) -> None:
@@ -68,6 +72,13 @@ def export(
     longest: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="onnx: steps of the longest sequences of the check. [120]"),
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpp: of the header. [its file's name]")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="float32|float16|int8", help="cpp: how weights are stored. [as in the model]"),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="keras, hls4ml: all sequences have so many steps.")
@@ -96,6 +107,8 @@ def export(
     given = {
         "dtype": dtype,
         "longest": longest,
+        "namespace": namespace,
+        "weights": weights,
         "steps": steps,
         "pad": pad,
         "precision": precision,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from timelike.data.transforms import FittedTransforms, Step
 from timelike.description import Description
-from timelike.model import Model, model_of, predict
+from timelike.model import Ensemble, Model, model_of, predict
 from timelike.modelfile import ModelFile
 from timelike.sequences import Sequences
 
@@ -88,9 +88,8 @@ def probe(
     Parameters
     ----------
     file : ModelFile
-        Of one network.
     description : Description
-        Of the same.
+        Of the network, or of the first of an ensemble.
     empty : bool
         Whether one sequence without steps is among them.
     steps : int, optional
@@ -134,6 +133,8 @@ def padded(sequences: Sequences, fill: float) -> npt.NDArray[np.floating]:
 
 
 def _answers(model: Model, sequences: Sequences, dtype: str) -> Floats:
+    if isinstance(model, Ensemble):
+        return np.asarray(np.mean([_answers(member, sequences, dtype) for member in model.members], axis=0))
     network = copy.deepcopy(model.network)
     network = network.double() if dtype == "float64" else network.float()
     values = sequences.values.astype(dtype)
