@@ -20,6 +20,7 @@ FLOORS = [
         "ragged",
         "rowwise",
         "gates",
+        "modelheader",
         "reference",
         "kernels",
         "threads",

@@ -52,5 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    print(f"timelike: error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # Names come from files: none may hold what a terminal would obey.
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    print(f"timelike: error: {plain}", file=sys.stderr)
     return 2

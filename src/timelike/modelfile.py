@@ -34,6 +34,7 @@ from timelike import __version__
 from timelike.cells import cell_of, parameter_shapes
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
+from timelike.modelheader import brief, check_network, parsed
 from timelike.smallweights import SMALL, decoded, encoded
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "expected_shapes", "read_model_file", "write_model_file"]
@@ -207,22 +208,22 @@ def _begins_well(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(said: Exception | str) -> str:
+    return " ".join(str(said).split())[:300]
 
 
 def _header(text: str, path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: the header is not valid JSON ({_one_line(error)})") from None
+        meta = parsed(text)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
     version = meta.get("format_version") if isinstance(meta, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ModelFileError(f"{path}: the header has no format_version; it was not written by timelike")
     if version > FORMAT_VERSION:
-        writer = meta.get("timelike_version", "unknown")
+        writer = str(meta.get("timelike_version", "unknown"))[:40]
         raise ModelFileError(
-            f"{path}: written by timelike {writer} in model format {version}; "
+            f"{path}: written by timelike {_one_line(writer)} in model format {version}; "
             f"this is timelike {__version__}, which reads up to {FORMAT_VERSION}: install a newer one"
         )
     for key, kind in _MEANING.items():
@@ -230,11 +231,11 @@ def _header(text: str, path: Path) -> dict[str, Any]:
             raise ModelFileError(f"{path}: the header lacks {key!r}")
         if not isinstance(meta[key], kind):
             raise ModelFileError(f"{path}: {key!r} in the header is no {kind.__name__}")
-    for key in ("variables", "classes"):
-        if not meta[key] or not all(isinstance(name, str) for name in meta[key]):
+    for key in ("variables", "classes", *(["inputs"] if "inputs" in meta else [])):
+        if not isinstance(meta[key], list) or not meta[key] or not all(isinstance(name, str) for name in meta[key]):
             raise ModelFileError(f"{path}: {key!r} in the header is no list of names")
     if meta["signal"] not in meta["classes"]:
-        raise ModelFileError(f"{path}: signal {meta['signal']!r} in the header is not among the classes")
+        raise ModelFileError(f"{path}: signal {brief(meta['signal'])} in the header is not among the classes")
     if "ensemble" in meta:
         _check_ensemble(meta["ensemble"], path)
     return dict(meta)
@@ -257,6 +258,8 @@ def _check_ensemble(given: Any, path: Path) -> None:
     members = given.get("members") if isinstance(given, dict) else None
     if not isinstance(folds, dict) or not isinstance(members, list) or len(members) != folds.get("number"):
         raise ModelFileError(f"{path}: 'ensemble' in the header lacks its folds, or a member for each")
+    if isinstance(folds["number"], bool) or not members or not isinstance(folds.get("by"), str | None):
+        raise ModelFileError(f"{path}: 'ensemble' in the header: folds that are not {{number, by}}")
     for k, member in enumerate(members):
         for key in ("transforms", "training"):
             if not isinstance(member, dict) or not isinstance(member.get(key), dict):
@@ -265,15 +268,18 @@ def _check_ensemble(given: Any, path: Path) -> None:
 
 def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any], path: Path) -> None:
     try:
+        check_network(meta["network"])
         inputs = meta.get("inputs", meta["variables"])
         shapes = expected_shapes(meta["network"], len(inputs), len(meta["classes"]))
         if "ensemble" in meta:
             members = range(len(meta["ensemble"]["members"]))
             shapes = {f"fold.{k}.{name}": shape for k in members for name, shape in shapes.items()}
-    except ConfigError as error:
+    except (ConfigError, ModelFileError) as error:
         raise ModelFileError(f"{path}: 'network' in the header: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: 'network' in the header is incomplete ({_one_line(error)})") from None
+    if meta["network"]["head"].get("output") == "sigmoid" and len(meta["classes"]) != 2:
+        raise ModelFileError(f"{path}: one sigmoid in the header, and {len(meta['classes'])} classes; it tells two")
     for name, shape in shapes.items():
         if name not in weights:
             raise ModelFileError(f"{path}: tensor {name!r} is missing")
@@ -281,7 +287,7 @@ def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, A
             raise ModelFileError(f"{path}: tensor {name!r} has shape {weights[name].shape}, expected {shape}")
     for name, weight in weights.items():
         if name not in shapes:
-            raise ModelFileError(f"{path}: tensor {name!r} does not belong to the network")
+            raise ModelFileError(f"{path}: tensor {brief(name)} does not belong to the network")
         if weight.dtype not in (np.float32, np.float64):
             raise ModelFileError(f"{path}: tensor {name!r} is {weight.dtype}, expected float32 or float64")
         if not np.isfinite(weight).all():

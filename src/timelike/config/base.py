@@ -71,5 +71,6 @@ class Section(BaseModel):
             return cls.model_validate_json(json.dumps(values))  # from JSON a list is good for a tuple
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ModelFileError(f"{path}: the header cannot be used: {key}: {first['msg']}") from None
+            # Keys and names of the file stand in both.
+            key, why = (" ".join(text.split())[:200] for text in (".".join(map(str, first["loc"])), first["msg"]))
+            raise ModelFileError(f"{path}: the header cannot be used: {key}: {why}") from None

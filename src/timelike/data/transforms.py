@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from timelike.data.moments import Moments
 from timelike.errors import DataError, ModelFileError, nearest
+from timelike.modelheader import brief
 from timelike.rowwise import blocks
 from timelike.sequences import Sequences
 
@@ -169,12 +170,12 @@ class Step:
         """Make it again of ``{"kind": ..., **numbers}``, checked."""
         kind = values["kind"]
         if kind not in KINDS:
-            raise ModelFileError(f"transforms: no transform {kind!r}; {nearest(str(kind), KINDS)}")
+            raise ModelFileError(f"transforms: no transform {brief(kind)}; {nearest(str(kind)[:100], KINDS)}")
         names = _STEPS[kind][2]
-        numbers: Numbers = {
-            name: list(map(float, values[name])) if isinstance(values[name], list) else float(values[name])
-            for name in names
-        }
+        if names == ("values", "to"):
+            numbers: Numbers = {name: list(map(float, values[name])) for name in names}
+        else:
+            numbers = {name: float(values[name]) for name in names}
         flat = np.concatenate([np.ravel(number) for number in numbers.values()]) if names else np.zeros(0)
         if not np.isfinite(flat).all() or numbers.get("scale", 1.0) <= 0.0:
             raise ModelFileError(
@@ -182,7 +183,7 @@ class Step:
             )
         if names == ("values", "to"):
             knots = numbers["values"]
-            if not isinstance(knots, list) or not knots or len(knots) != len(numbers["to"]):
+            if not knots or len(knots) != len(numbers["to"]):
                 raise ModelFileError(f"transforms: {kind} needs as many numbers to go to as values")
             if np.any(np.diff(knots) <= 0):
                 raise ModelFileError(f"transforms: the values of {kind} do not rise")
@@ -482,14 +483,15 @@ class FittedTransforms:
                 )
                 mix, fills, indicators = None, (), ()
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ModelFileError(f"transforms: {type(error).__name__} for {error}") from error
+            why = " ".join(str(error).split())[:200]
+            raise ModelFileError(f"transforms: {type(error).__name__} for {why}") from error
         if len(steps) != D or len(fills) not in (0, D):
             raise ModelFileError(f"transforms: {D} names, {len(steps)} transforms, {len(fills)} fills")
         if not all(fill is None or np.isfinite(fill) for fill in fills):
             raise ModelFileError("transforms: what is filled in is not finite")
         for name in indicators:
             if name not in names or not fills or fills[names.index(name)] is None:
-                raise ModelFileError(f"transforms: an indicator of {name!r}, which is never missing")
+                raise ModelFileError(f"transforms: an indicator of {brief(name)}, which is never missing")
         return cls(names, steps, mix, fills, indicators)
 
 
@@ -529,7 +531,7 @@ def _mix(values: dict[str, Any] | None, D: int) -> Mix | None:
     kind, mean = values["kind"], np.array(values["mean"], np.float64)
     matrix = np.array(values["matrix"], np.float64)
     if kind not in MIXES:
-        raise ModelFileError(f"transforms: no mix {kind!r}; {nearest(str(kind), MIXES)}")
+        raise ModelFileError(f"transforms: no mix {brief(kind)}; {nearest(str(kind)[:100], MIXES)}")
     if (
         mean.shape != (D,)
         or matrix.shape != (D, D)
