@@ -1,7 +1,7 @@
 """Changes of a model file that leave it one to read: of the text, of a tensor's entry, of numbers.
 
-Of bytes changed at random nearly all only make a file no safetensors file; these go deeper. The fuzzer and the
-tests of the gate share them.
+Of bytes changed at random nearly all only make a file no safetensors file; these go deeper. The fuzzer and
+the tests of the gate share them.
 """
 
 from __future__ import annotations

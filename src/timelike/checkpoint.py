@@ -91,12 +91,14 @@ def read_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118
         header = json.loads(text or "null")
         version, values, about = header["version"], header["values"], header["about"]
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFileError(
             f"{path}: not a checkpoint, or damaged ({' '.join(str(error).split())})"
         ) from None
     if version != _VERSION:
         raise ModelFileError(f"{path}: a checkpoint of version {version}; this timelike reads {_VERSION}")
+    if not isinstance(values, dict) or not isinstance(about, dict):
+        raise ModelFileError(f"{path}: not a checkpoint, or damaged (values or about are no mapping)")
     return Snapshot(tensors, values), about
 
 

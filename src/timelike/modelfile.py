@@ -232,7 +232,11 @@ def _header(text: str, path: Path) -> dict[str, Any]:
         if not isinstance(meta[key], kind):
             raise ModelFileError(f"{path}: {key!r} in the header is no {kind.__name__}")
     for key in ("variables", "classes", *(["inputs"] if "inputs" in meta else [])):
-        if not isinstance(meta[key], list) or not meta[key] or not all(isinstance(name, str) for name in meta[key]):
+        if (
+            not isinstance(meta[key], list)
+            or not meta[key]
+            or not all(isinstance(name, str) for name in meta[key])
+        ):
             raise ModelFileError(f"{path}: {key!r} in the header is no list of names")
     if meta["signal"] not in meta["classes"]:
         raise ModelFileError(f"{path}: signal {brief(meta['signal'])} in the header is not among the classes")
@@ -279,7 +283,9 @@ def _check_tensors(weights: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, A
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path}: 'network' in the header is incomplete ({_one_line(error)})") from None
     if meta["network"]["head"].get("output") == "sigmoid" and len(meta["classes"]) != 2:
-        raise ModelFileError(f"{path}: one sigmoid in the header, and {len(meta['classes'])} classes; it tells two")
+        raise ModelFileError(
+            f"{path}: one sigmoid in the header, and {len(meta['classes'])} classes; it tells two"
+        )
     for name, shape in shapes.items():
         if name not in weights:
             raise ModelFileError(f"{path}: tensor {name!r} is missing")

@@ -1,8 +1,8 @@
 """What the header of a model file may say of its network: checked before anything is made of it.
 
-Whoever wrote the file may have been anyone. Sizes are whole numbers within limits, so that none is multiplied to
-more than the file has bytes for (each tensor is there with the shape that they give, or the file is refused);
-names are text; nothing is nested deeper than `DEPTH`, so that whoever walks over it may recurse.
+Whoever wrote the file may have been anyone. Sizes are whole numbers from 1, and each tensor must be there with
+the shape that they give: so none makes more memory than the file has bytes for. Names are text; nothing is
+nested deeper than `DEPTH`, so that whoever walks over it may recurse.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from timelike.errors import ModelFileError
+from timelike.cells import CELLS
+from timelike.errors import ModelFileError, nearest
 
 __all__ = ["DEPTH", "SIZE", "brief", "check_network", "parsed"]
 
@@ -76,7 +77,7 @@ def _refused(constant: str) -> None:
 def check_network(network: Mapping[str, Any]) -> None:
     """Refuse a network whose values are not of the kinds that they have in a config.
 
-    Which cells, poolings and the like there are is asked by those who make them.
+    Which poolings, activations and outputs there are is asked by those who compute them.
 
     Raises
     ------
@@ -90,6 +91,10 @@ def check_network(network: Mapping[str, Any]) -> None:
         if not isinstance(layer, dict):
             raise _error(where, layer, "a mapping")
         _text(f"{where}.cell", layer["cell"])
+        if layer["cell"] not in CELLS:
+            raise ModelFileError(
+                f"unknown cell {brief(layer['cell'])}; {nearest(layer['cell'][:100], CELLS)}"
+            )
         units = _size(f"{where}.units", layer["units"])
         _truth(f"{where}.bidirectional", layer["bidirectional"])
         for name in ("peephole", "coupled", "reset_after", "inner_bias"):

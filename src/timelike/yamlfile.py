@@ -24,6 +24,7 @@ _FLOAT = re.compile(
 # What PyYAML finds for nodes without a tag, by YAML 1.1 (`_scalar` overrules it); any other was written out.
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in _KINDS)
+_MOST = 200_000  # values: with aliases of aliases a few lines stand for more than any memory holds
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -64,7 +65,8 @@ def read_yaml(path: Path) -> YamlDocument:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is no YAML, holds a key twice, or is no mapping.
+        If the file cannot be read, is no YAML, holds a key twice, is no mapping, or has more than 200,000
+        values.
     """
     yaml = require("yaml", "data")
     name = str(path)
@@ -174,6 +176,8 @@ def _construct(
         raise ConfigError(f"{name}:{line}: tag {node.tag!r} has no meaning in a config")
     if node.id == "scalar":
         return _scalar(node)
+    if len(lines) > _MOST:
+        raise ConfigError(f"{name}:{line}: more than {_MOST} values, aliases included")
     above = above | {id(node)}
     if node.id == "sequence":
         for index, item in enumerate(node.value):

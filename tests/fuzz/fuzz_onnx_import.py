@@ -79,8 +79,11 @@ def mutate(content: bytes, most: int, seed: int) -> bytes:
         return bytes(atheris.Mutate(content, most))
     if rng.random() < 0.2 or not proto.graph.node:
         return bytes(atheris.Mutate(content, most))
-    for _ in range(rng.randint(1, 3)):
-        rng.choice((change_node, change_attribute, change_tensor, change_graph))(proto, rng)
+    try:
+        for _ in range(rng.randint(1, 3)):
+            rng.choice((change_node, change_attribute, change_tensor, change_graph))(proto, rng)
+    except UnicodeDecodeError:  # a name that is no UTF-8: such a file can be read, but not put together
+        return bytes(atheris.Mutate(content, most))
     return proto.SerializeToString()[:most]
 
 

@@ -72,5 +72,7 @@ class Section(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             # Keys and names of the file stand in both.
-            key, why = (" ".join(text.split())[:200] for text in (".".join(map(str, first["loc"])), first["msg"]))
+            key, why = (
+                " ".join(text.split())[:200] for text in (".".join(map(str, first["loc"])), first["msg"])
+            )
             raise ModelFileError(f"{path}: the header cannot be used: {key}: {why}") from None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from timelike import __version__
 from timelike.description import Description, describe
-from timelike.errors import ExportError, require
+from timelike.errors import ExportError, ModelFileError, require
 from timelike.files import replacing
 from timelike.interop.exported import Exported
 from timelike.interop.onnx_check import check
@@ -69,7 +69,10 @@ def export_onnx(
     if longest is not None and longest < 1:
         raise ExportError(f"longest: {longest}; at least 1")
     file = read_model_file(Path(model))
-    made = onnx_model(file, dtype=dtype)
+    try:
+        made = onnx_model(file, dtype=dtype)
+    except ModelFileError as error:
+        raise ModelFileError(f"{Path(model)}: the header cannot be used: {error}") from None
     content = made.SerializeToString()
     with replacing(path) as part:
         found = check(content, Path(model), Path(path), longest=longest)

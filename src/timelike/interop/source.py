@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from timelike.data.transforms import FittedTransforms, Step
 from timelike.description import Dense, Description, describe
-from timelike.errors import ConfigError
+from timelike.errors import ConfigError, ModelFileError
 from timelike.modelfile import ModelFile, read_model_file
 
 __all__ = ["Source", "affine", "bias_sum", "folded", "network_of", "refusal"]
@@ -41,7 +41,10 @@ def network_of(model: Source) -> tuple[ModelFile, Description, str]:
     """
     name = "model" if isinstance(model, ModelFile) else str(Path(model))
     file = model if isinstance(model, ModelFile) else read_model_file(model)
-    networks = describe(file)
+    try:
+        networks = describe(file)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: the header cannot be used: {error}") from None
     if "ensemble" in file.meta:
         raise ConfigError(
             f"{name}: an ensemble of {len(networks)} networks, and one is needed: take that of a fold, "
