@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import io
 import random
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,13 @@ from tests.model_file_changes import changed, checked_line, put_together, taken_
 from tests.scorer_cases import made, saved
 
 from timelike.apply import apply
+from timelike.checkpoint import read_snapshot
 from timelike.data.expressions import Expression
+from timelike.data.numpy import open_numpy
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.model import load_model
-from timelike.modelheader import DEPTH
+from timelike.modelfile import write_model_file
+from timelike.modelheader import DEPTH, LENGTH
 from timelike.yamlfile import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1] / "src" / "timelike"
@@ -296,6 +301,16 @@ def test_a_header_that_is_json_to_python_alone_is_refused(somewhere, text):
     assert "the header is not valid JSON" in used(somewhere)
 
 
+def test_a_header_longer_than_any_of_ours_is_neither_read_nor_written(somewhere, tmp_path):
+    header, text, body = taken_apart(WHOLE["gru"])
+    text["training"]["note"] = "n" * LENGTH
+    somewhere.write_bytes(put_together(header, text, bytes(body)))
+    assert used(somewhere).endswith(f"characters; {LENGTH} are read")
+    with pytest.raises(ConfigError, match="its header would have"):
+        write_model_file(tmp_path / "m.safetensors", {}, text)
+    assert not list(tmp_path.iterdir())
+
+
 def test_transforms_of_other_shapes_are_refused(somewhere):
     def several(text):
         text["transforms"]["steps"][0] = [{"kind": "standardise", "mean": [0.0, 1.0], "scale": 1.0}]
@@ -420,3 +435,33 @@ def test_an_error_does_not_speak_to_the_terminal(capsys):
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert "\x07" not in said
+
+
+# Data files
+
+
+@pytest.mark.parametrize("n", [10**9, 10**12, 2**63, 2**70])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_an_array_is_as_large_as_its_file_not_as_it_says(tmp_path, n, suffix):
+    shape = (n, 3, 1) if suffix == ".npy" else (n,)
+    content = io.BytesIO()
+    about = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(content, about)
+    content.write(bytes(64))
+    path = tmp_path / f"e{suffix}"
+    if suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content.getvalue())
+    else:
+        path.write_bytes(content.getvalue())
+    with pytest.raises(DataError, match="cannot be read as NumPy"), open_numpy(path, None):
+        pass
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", '{"version": 1, "values": [], "about": {}}', "{}"])
+def test_a_checkpoint_that_is_none_is_refused(tmp_path, text):
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(save({"x": np.zeros(2)}, metadata={"timelike checkpoint": text}))
+    with pytest.raises(ModelFileError, match="not a checkpoint, or damaged") as caught:
+        read_snapshot(path)
+    assert "\n" not in str(caught.value)

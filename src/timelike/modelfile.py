@@ -34,7 +34,7 @@ from timelike import __version__
 from timelike.cells import cell_of, parameter_shapes
 from timelike.errors import ConfigError, DataError, ModelFileError
 from timelike.files import replacing
-from timelike.modelheader import brief, check_network, parsed
+from timelike.modelheader import LENGTH, brief, check_network, parsed
 from timelike.smallweights import SMALL, decoded, encoded
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "expected_shapes", "read_model_file", "write_model_file"]
@@ -136,7 +136,7 @@ def write_model_file(
     Raises
     ------
     ConfigError
-        If the file cannot be written there.
+        If the file cannot be written there, or its header would be longer than what is read.
     DataError
         If a weight has no small form.
     """
@@ -148,6 +148,10 @@ def write_model_file(
         weights = encoded(weights, store)
     header = {"format_version": version, "timelike_version": __version__, **meta}
     text = json.dumps(header, ensure_ascii=False, allow_nan=False)
+    if len(text) > LENGTH:
+        raise ConfigError(
+            f"cannot write {path}: its header would have {len(text)} characters; {LENGTH} are read"
+        )
     # safetensors stores memory as it lies, whatever the strides say
     content = save({k: np.ascontiguousarray(v) for k, v in weights.items()}, metadata={_KEY: text})
     with replacing(path) as part:

@@ -1,8 +1,8 @@
 """What the header of a model file may say of its network: checked before anything is made of it.
 
-Whoever wrote the file may have been anyone. Sizes are whole numbers from 1, and each tensor must be there with
-the shape that they give: so none makes more memory than the file has bytes for. Names are text; nothing is
-nested deeper than `DEPTH`, so that whoever walks over it may recurse.
+Whoever wrote the file may have been anyone. Sizes are whole numbers from 1, and each tensor must be there
+with the shape that they give: so none makes more memory than the file has bytes for. Names are text; nothing
+is nested deeper than `DEPTH`, so that whoever walks over it may recurse.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 from timelike.cells import CELLS
 from timelike.errors import ModelFileError, nearest
 
-__all__ = ["DEPTH", "SIZE", "brief", "check_network", "parsed"]
+__all__ = ["DEPTH", "LENGTH", "SIZE", "brief", "check_network", "parsed"]
 
 DEPTH = 50
 """Of lists and mappings in each other; ours have fewer than ten."""
+
+LENGTH = 32_000_000
+"""Characters of the text: a gigabyte of Python's lists at the worst. A table of a transform has some 10,000."""
 
 SIZE = 2**31 - 1
 """Of units, steps and the like."""
@@ -42,13 +45,15 @@ def parsed(text: str) -> Any:
     Raises
     ------
     ModelFileError
-        If it is none, or nested too deeply.
+        If it is none, too long, or nested too deeply.
 
     Examples
     --------
     >>> parsed('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
     """
+    if len(text) > LENGTH:
+        raise ModelFileError(f"the header has {len(text)} characters; {LENGTH} are read")
     try:
         value = json.loads(text, parse_constant=_refused)
         if "\\u" in text:  # half of a pair, which no file and no terminal takes

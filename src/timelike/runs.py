@@ -213,7 +213,7 @@ def network_text(network: NetworkConfig) -> str:
 def _history(path: Path) -> list[dict[str, float]]:
     try:
         history: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(history, list) or not all(_is_epoch(entry) for entry in history):
         raise ConfigError(f"{path}: not the history of a training; train again")

@@ -4,8 +4,8 @@
     mkdir found
     python tests/fuzz/fuzz_model_file.py found -max_total_time=300 -max_len=20000 -rss_limit_mb=1500
 
-Each input is loaded with PyTorch too. ``tests/fuzz/corpus/model_file`` is read in any case; ``--write-corpus``
-writes its seeds again.
+Each input is loaded with PyTorch too. ``tests/fuzz/corpus/model_file`` is read in any case;
+``--write-corpus`` writes its seeds again.
 """
 
 from __future__ import annotations

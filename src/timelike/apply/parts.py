@@ -129,7 +129,8 @@ def read_part(path: Path) -> tuple[Part, Columns]:
         columns = {}
         for k, name in enumerate(about["types"]):
             columns[name] = Column(file[f"c{k}"], offsets) if name in jagged else file[f"c{k}"]
-    return Part(**(about | {"variables": tuple(about["variables"])})), columns
+        part = Part(**(about | {"variables": tuple(about["variables"])}))
+    return part, columns
 
 
 class Parts:

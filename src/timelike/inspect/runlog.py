@@ -116,6 +116,6 @@ def read_looks(folder: Path) -> list[Look]:
     for number, line in enumerate(lines, 1):
         try:
             looks.append(Look.from_dict(json.loads(line)))
-        except (ValueError, DataError) as error:
+        except (ValueError, RecursionError, DataError) as error:
             raise DataError(f"{path}:{number}: not a look into a training ({error})") from None
     return looks
