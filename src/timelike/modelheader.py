@@ -21,7 +21,7 @@ DEPTH = 50
 """Of lists and mappings in each other; ours have fewer than ten."""
 
 LENGTH = 32_000_000
-"""Characters of the text: a gigabyte of Python's lists at the worst. A table of a transform has some 10,000."""
+"""Characters of the text: a gigabyte of lists at the worst. A table of a transform has some 10,000."""
 
 SIZE = 2**31 - 1
 """Of units, steps and the like."""
