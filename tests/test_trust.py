@@ -22,6 +22,7 @@ from tests.scorer_cases import made, saved
 
 from timelike.apply import apply
 from timelike.checkpoint import read_snapshot
+from timelike.cli import main
 from timelike.data.expressions import Expression
 from timelike.data.numpy import open_numpy
 from timelike.errors import ConfigError, DataError, ModelFileError
@@ -429,8 +430,6 @@ def test_tags_make_nothing(tag):
 
 
 def test_an_error_does_not_speak_to_the_terminal(capsys):
-    from timelike.cli import main
-
     assert main(["info", "\x1b[2Jx\x07"]) == 2
     said = capsys.readouterr().err
     assert "\x1b" not in said
@@ -465,3 +464,15 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path, text):
     with pytest.raises(ModelFileError, match="not a checkpoint, or damaged") as caught:
         read_snapshot(path)
     assert "\n" not in str(caught.value)
+
+
+def test_names_do_not_speak_to_the_terminal(tmp_path, capsys):
+    model = saved(made({"recurrent": [{"units": 2}]}), tmp_path)
+    header, text, body = taken_apart(model.read_bytes())
+    text["classes"][0] = "\x1b[2Jred"
+    model.write_bytes(put_together(header, text, bytes(body)))
+    names = np.array(["pt", "eta", "phi"])
+    np.savez(tmp_path / "e.npz", values=np.ones((2, 3)), offsets=[0, 2], names=names)
+    given = ["apply", str(model), "--input", str(tmp_path / "e.npz"), "-o", str(tmp_path / "out.npz")]
+    assert main(given) == 0
+    assert "score_\\x1b[2Jred" in capsys.readouterr().out

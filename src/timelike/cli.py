@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from timelike.errors import TimelikeError
+from timelike.errors import TimelikeError, plain
 
 __all__ = ["main"]
 
@@ -52,8 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    line = " ".join(message.split())
-    # Names come from files: none may hold what a terminal would obey.
-    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-    print(f"timelike: error: {plain}", file=sys.stderr)
+    print(f"timelike: error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return 2

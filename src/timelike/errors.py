@@ -19,6 +19,7 @@ __all__ = [
     "ModelFileError",
     "TimelikeError",
     "nearest",
+    "plain",
     "require",
 ]
 
@@ -77,6 +78,24 @@ def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
         return "none exist"
     shown = ", ".join(repr(n) for n in names[:10])
     return f"known: {shown}" + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def plain(text: str) -> str:
+    r"""Write out what a terminal would obey; names come from files, and files from anyone.
+
+    Parameters
+    ----------
+    text : str
+        Of one or several lines.
+
+    Examples
+    --------
+    >>> print(plain("m_\N{GREEK SMALL LETTER TAU}, \x1b[2J"))
+    m_τ, \x1b[2J
+    """
+    return "".join(
+        letter if letter == "\n" or letter.isprintable() else ascii(letter)[1:-1] for letter in text
+    )
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -482,6 +482,8 @@ class FittedTransforms:
                     for kind, mean, scale in given
                 )
                 mix, fills, indicators = None, (), ()
+        except ModelFileError:
+            raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             why = " ".join(str(error).split())[:200]
             raise ModelFileError(f"transforms: {type(error).__name__} for {why}") from error
