@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from timelike.errors import TimelikeError, plain
+from timelike.errors import TimelikeError, printable
 
 __all__ = ["main"]
 
@@ -52,5 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    print(f"timelike: error: {plain(' '.join(message.split()))}", file=sys.stderr)
+    print(f"timelike: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from timelike import __version__, deploycommands, exportcommands, tmvacommands
-from timelike.errors import ConfigError, plain, require
+from timelike.errors import ConfigError, printable, require
 from timelike.files import shown
 from timelike.studycommands import register
 
@@ -270,7 +270,7 @@ def apply(
         raise _Interrupted(str(interrupt)) from None
     if done.n_resumed:
         typer.echo(f"{done.n_resumed} of {done.n_pieces} pieces were there from a run that was interrupted")
-    columns = plain(", ".join(done.columns))
+    columns = printable(", ".join(done.columns))
     typer.echo(f"scores of {done.n_events:,} events: {shown(done.output)} ({columns})")
 
 

@@ -19,7 +19,7 @@ __all__ = [
     "ModelFileError",
     "TimelikeError",
     "nearest",
-    "plain",
+    "printable",
     "require",
 ]
 
@@ -80,7 +80,7 @@ def nearest(name: str, known: Iterable[str], *, most: int = 3) -> str:
     return f"known: {shown}" + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     r"""Write out what a terminal would obey; names come from files, and files from anyone.
 
     Parameters
@@ -90,7 +90,7 @@ def plain(text: str) -> str:
 
     Examples
     --------
-    >>> print(plain("m_\N{GREEK SMALL LETTER TAU}, \x1b[2J"))
+    >>> print(printable("m_\N{GREEK SMALL LETTER TAU}, \x1b[2J"))
     m_τ, \x1b[2J
     """
     return "".join(

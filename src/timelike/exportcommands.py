@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from timelike.errors import ConfigError, nearest, plain, require
+from timelike.errors import ConfigError, nearest, printable, require
 
 typer = require("typer", "train")
 
@@ -121,4 +121,4 @@ def export(
             raise ConfigError(f"--{name} has no meaning with --to {to}")
     module, _, name = chosen.function.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    typer.echo(plain(str(function(model, output, **options))))
+    typer.echo(printable(str(function(model, output, **options))))

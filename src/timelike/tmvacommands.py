@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from timelike.errors import ConfigError, plain, require
+from timelike.errors import ConfigError, printable, require
 from timelike.files import replacing
 
 typer = require("typer", "train")
@@ -101,7 +101,7 @@ def read(
     model = tmva.read_weights(weights, dtype=dtype)
     save_model(model, output)
     inputs = f"{len(model.variables)} variables a step, classes {', '.join(model.class_names)}"
-    typer.echo(plain(f"{output}: {model.n_parameters:,} parameters, {inputs}"))
+    typer.echo(printable(f"{output}: {model.n_parameters:,} parameters, {inputs}"))
 
 
 @app.command(
@@ -153,7 +153,7 @@ def evaluate(
     if output is not None:
         tmva.check_root_path(output)
     found = tmva.evaluate(run, signal_yield=signal, background_yield=background)
-    typer.echo(plain(found.text))
+    typer.echo(printable(found.text))
     if output is not None:
         tmva.write_root(found, output)
         typer.echo(f"{output}")
