@@ -44,7 +44,10 @@ MODULES = {
 PROCESSES = {"subprocess", "multiprocessing", "pty"}
 
 # Who starts processes, and which.
-STARTS = {"apply.workers": "this package's own worker, by sys.executable and a list of arguments"}
+STARTS = {
+    "apply.workers": "this package's own worker, by sys.executable and a list of arguments",
+    "interop.cpp_check": "a compiler, and the program that it makes of a header of our own writing",
+}
 # Who imports a module by a name that is not written there, and where the names come from.
 IMPORTS = {
     "__init__": "the table _LATER beside it",
