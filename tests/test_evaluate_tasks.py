@@ -173,6 +173,16 @@ def test_a_target_without_spread() -> None:
     assert a["rmse"]["value"] == 0.5
 
 
+def test_an_error_that_negative_weights_forbid() -> None:
+    t = np.arange(4.0)[:, None]
+    off = Estimates(t + [[0.0], [0.0], [0.0], [9.0]], t, np.array([1.0, 1.0, 1.0, -1.0]), np.arange(4))
+    near = Estimates(t + 0.5, t, np.ones(4), np.arange(4))
+    metrics = evaluate_regression({"train": near, "test": off}, ["a"], n_bootstrap=0)
+    assert metrics["test"]["targets"]["a"]["rmse"] == {"value": None, "error": None}
+    assert metrics["overtraining"]["rmse_difference"]["a"] == {"value": None, "error": None}
+    assert lines_of_merit(metrics)[0].startswith("a: RMSE – (train 0.500)")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

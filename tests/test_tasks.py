@@ -25,7 +25,7 @@ from timelike.nn import Ragged
 from timelike.roc import roc_curve
 from timelike.runs import evaluate_run
 from timelike.train import read_splits, train
-from timelike.validation import Judge
+from timelike.validation import Judge, TrainingError
 
 DOUBLE = torch.float64
 
@@ -281,6 +281,22 @@ class TestMetrics:
         judged = Judge(events, np.ones(90), net, config, None)(net, config, 1)
         areas = [roc_curve(p[:, k], holds[:, k] == 1, np.ones(90)).auc for k in (0, 1)]
         assert judged.auc == pytest.approx(np.mean(areas), rel=1e-12)
+
+    def test_labels_without_an_area_end_no_training_that_does_not_ask_for_it(self) -> None:
+        events = Sequences(np.ones((3, 2)), [0, 1, 2, 3], targets=np.zeros((3, 1)))
+        net = network(1, head={"units": (), "output": "multilabel"})
+        config = training(loss="sigmoid_cross_entropy")
+        assert Judge(events, np.ones(3), net, config, None)(net, config, 1).auc is None
+        config = training(loss="sigmoid_cross_entropy", early_stopping={"metric": "auc"})
+        with pytest.raises(DataError, match="each label holds for all events, or for none"):
+            Judge(events, np.ones(3), net, config, None)(net, config, 1)
+
+    def test_a_target_that_never_changes_has_no_r2(self) -> None:
+        events = walks(20)
+        assert events.step_targets is not None
+        events = events.replace(step_targets=np.zeros_like(events.step_targets))
+        with pytest.raises(TrainingError, match="r2 of the .* after epoch 1: a target is the same for all"):
+            self.judge(events, network(pooling="none"), "r2", None)
 
     def test_the_best_epoch_is_that_of_the_metric(self) -> None:
         events, other = walks(80), walks(80, seed=1)

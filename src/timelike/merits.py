@@ -76,6 +76,6 @@ def _of_numbers(metrics: Mapping[str, Any]) -> list[str]:
 
 def _with_error(number: Mapping[str, Any]) -> str:
     value, error = number["value"], number["error"]
-    if value is None:
+    if value is None and "lower_limit" in number:
         return f"more than {format_measurement(number['lower_limit'])}"
     return format_measurement(value, error)

@@ -219,6 +219,9 @@ def _overtraining(metrics: Mapping[str, Any]) -> dict[str, Any]:
     each, worse = {}, []
     for name in metrics["targets"]:
         train, test = (metrics[split]["targets"][name]["rmse"] for split in ("train", "test"))
+        if train["value"] is None or test["value"] is None:  # negative weights prevail where it is far off
+            each[name] = {"value": None, "error": None}
+            continue
         gap = test["value"] - train["value"]
         errors = (train["error"], test["error"])
         error = None if None in errors else math.hypot(*errors)

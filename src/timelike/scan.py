@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from timelike.config import Config, ScanParameter
-from timelike.errors import ConfigError, nearest, require
+from timelike.errors import ConfigError, DataError, nearest, require
 from timelike.files import replacing
 from timelike.fit import Epoch, TrainingError
 from timelike.progress import Progress, Silent
@@ -297,7 +297,8 @@ class _Study:
     def _metric(self, epoch: Epoch) -> float:
         if self.about["metric"] == "loss":
             return epoch.validation_loss
-        assert epoch.validation_auc is not None
+        if epoch.validation_auc is None:
+            raise DataError("validation: each label holds for all events, or for none; an area needs both")
         return epoch.validation_auc
 
     def _suggested(self, trial: Any, key: str, parameter: ScanParameter) -> Any:

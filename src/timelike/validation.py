@@ -33,6 +33,7 @@ from timelike.config.training import metric_of
 from timelike.errors import DataError, TimelikeError
 from timelike.losses import loss_of, penalty
 from timelike.network import Network, logits, outputs
+from timelike.regression import middle
 from timelike.roc import roc_curve
 from timelike.sequences import Sequences
 from timelike.streams import Validation
@@ -51,7 +52,7 @@ class Judged:
     """What the validation events say of the weights."""
 
     loss: float
-    auc: float | None  # None of a regression
+    auc: float | None  # None of a regression, and where no label has an area
     metric: float | None  # that of early stopping, where it is another than these two
 
 
@@ -122,12 +123,15 @@ class Judge:
         truth = (said[chosen], self._answers.values.numpy()[chosen], self._weights[chosen], self._signal)
         auc = None if self._kind == "regression" else _auc(*truth)
         wanted = config.early_stopping.metric if config.early_stopping else "loss"
+        if wanted == "auc" and auc is None:
+            raise DataError("validation: each label holds for all events, or for none; an area needs both")
         metric = None
         if wanted not in ("loss", "auc"):
             metric = _measure(wanted, truth, network.config.head.quantiles)
             if math.isnan(metric):
+                why = ": a target is the same for all of them" if wanted == "r2" else ""
                 raise TrainingError(
-                    f"{wanted} of the validation events cannot be computed after epoch {number}"
+                    f"{wanted} of the validation events cannot be computed after epoch {number}{why}"
                 )
         return Judged(loss, auc, metric)
 
@@ -140,8 +144,7 @@ def _measure(name: str, truth: _Truth, quantiles: tuple[float, ...]) -> float:
     said, _, weights, _ = truth
     base, at = metric_of(name)
     if quantiles:  # of each target the quantile that is nearest to the median
-        middle = int(np.argmin(np.abs(np.array(quantiles) - 0.5)))
-        truth = (said[:, middle :: len(quantiles)], *truth[1:])
+        truth = (said[:, middle(quantiles) :: len(quantiles)], *truth[1:])
     if at is not None:
         roc = roc_curve(said[:, truth[3]], truth[1] == truth[3], weights)
         if base == "signal_efficiency_at_background":
@@ -151,12 +154,14 @@ def _measure(name: str, truth: _Truth, quantiles: tuple[float, ...]) -> float:
     return _MEASURES[base](*truth)
 
 
-def _auc(said: Floats, labels: npt.NDArray[np.int64] | Floats, weights: Floats, signal: int | None) -> float:
+def _auc(
+    said: Floats, labels: npt.NDArray[np.int64] | Floats, weights: Floats, signal: int | None
+) -> float | None:
     if signal is not None:
         return roc_curve(said[:, signal], labels == signal, weights).auc
     told = [k for k in range(said.shape[1]) if 0 < np.count_nonzero(labels[:, k]) < len(labels)]
     if not told:
-        raise DataError("validation: each label holds for all events, or for none; an area needs both")
+        return None
     return float(np.mean([roc_curve(said[:, k], labels[:, k] == 1, weights).auc for k in told]))
 
 
@@ -197,7 +202,7 @@ def _r2(said: Floats, targets: Floats, weights: Floats, signal: int | None) -> f
     spread = np.average(
         (targets - np.average(targets, axis=0, weights=weights)) ** 2, axis=0, weights=weights
     )
-    return float(np.mean(1 - left / spread))
+    return float(np.mean(1 - left / np.where(spread > 0, spread, np.nan)))
 
 
 _MEASURES: dict[str, Callable[..., float]] = {
