@@ -268,6 +268,12 @@ def test_what_keras_lacks_is_refused(tmp_path, network, transforms, message):
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_padding_that_masking_would_not_see(tmp_path):
+    for pad in (float("nan"), 1e39):
+        with pytest.raises(ConfigError, match=r"pad: .*; a finite number of float32 is needed"):
+            export_keras(model_file(tmp_path, {}), tmp_path / "out.keras", pad=pad)
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ConfigError, match=r"written as \.keras"):
         export_keras(model_file(tmp_path, {}), tmp_path / "out.h5")

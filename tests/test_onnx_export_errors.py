@@ -147,6 +147,7 @@ def test_the_command_writes_and_says_so(tmp_path, capsys):
         ([], "no format: timelike export MODEL --to FORMAT -o FILE; possible: " + ", ".join(FORMATS)),
         (["--to", "onx"], "no format 'onx'; nearest: 'onnx'"),
         (["--to", "onnx"], "no output: timelike export MODEL --to onnx -o FILE"),
+        (["--to", "onnx", "-o", "m.bin"], "m.bin: a model for ONNX is written as .onnx"),
         (["--to", "onnx", "-o", "m.onnx", "--dtype", "half"], "dtype: 'half'; possible: float32, float64"),
         (["--to", "onnx", "-o", "m.onnx", "--longest", "0"], "--longest"),
     ],

@@ -161,6 +161,8 @@ def checked(model: Any, description: Description, tried: Probe, pad: float, prog
 
 def _built(description: Description, name: str, pad: float, steps: int | None) -> Any:
     _refuse(description, name, steps)
+    if not abs(pad) <= float(np.finfo(np.float32).max):  # NaN equals nothing, itself included
+        raise ConfigError(f"pad: {pad}; a finite number of float32 is needed")
     keras = keras_module()
     layers = keras.layers
     weights: list[tuple[Any, list[Array]]] = []

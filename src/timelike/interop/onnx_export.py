@@ -59,12 +59,15 @@ def export_onnx(
     Raises
     ------
     ExportError
-        If ONNX or ONNX Runtime cannot express the network, or the scores differ by more than rounding does.
+        If ONNX or ONNX Runtime cannot express the network, the scores differ by more than rounding does, or
+        the file is not named .onnx.
     ModelFileError
         If the model file cannot be read.
     ConfigError
         If the file cannot be written there.
     """
+    if Path(path).suffix != ".onnx":
+        raise ExportError(f"{path}: a model for ONNX is written as .onnx")
     require("onnxruntime", "onnx")
     if longest is not None and longest < 1:
         raise ExportError(f"longest: {longest}; at least 1")
