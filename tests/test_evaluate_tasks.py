@@ -175,7 +175,7 @@ def test_a_target_without_spread() -> None:
 
 def test_an_error_that_negative_weights_forbid() -> None:
     t = np.arange(4.0)[:, None]
-    off = Estimates(t + [[0.0], [0.0], [0.0], [9.0]], t, np.array([1.0, 1.0, 1.0, -1.0]), np.arange(4))
+    off = Estimates(t + np.array([[0], [0], [0], [9]]), t, np.array([1.0, 1.0, 1.0, -1.0]), np.arange(4))
     near = Estimates(t + 0.5, t, np.ones(4), np.arange(4))
     metrics = evaluate_regression({"train": near, "test": off}, ["a"], n_bootstrap=0)
     assert metrics["test"]["targets"]["a"]["rmse"] == {"value": None, "error": None}
@@ -261,7 +261,7 @@ def test_a_label_that_always_holds() -> None:
     found = labels()
     always = found.targets.copy()
     always[:, 1] = 1
-    with pytest.raises(DataError, match="test: no event of class 'not b'"):
+    with pytest.raises(DataError, match="test: the label 'b' holds for every event; its area needs"):
         evaluate_multilabel(
             {"test": Estimates(found.values, always, found.weights, found.events)}, ["a", "b", "c"]
         )

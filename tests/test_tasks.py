@@ -295,7 +295,7 @@ class TestMetrics:
         events = walks(20)
         assert events.step_targets is not None
         events = events.replace(step_targets=np.zeros_like(events.step_targets))
-        with pytest.raises(TrainingError, match="r2 of the .* after epoch 1: a target is the same for all"):
+        with pytest.raises(TrainingError, match=r"r2 of the .* after epoch 1: a target is the same for all"):
             self.judge(events, network(pooling="none"), "r2", None)
 
     def test_the_best_epoch_is_that_of_the_metric(self) -> None:

@@ -77,6 +77,13 @@ def evaluate_multilabel(
     for split, found in estimates.items():
         found.check(names, split)
         for k, name in enumerate(names):
+            if len(set(found.targets[:, k])) == 1:
+                share = "every" if found.targets[0, k] else "no"
+                unit = "event" if found.groups is None else "step"
+                raise DataError(
+                    f"{split}: the label '{name}' holds for {share} {unit}; "
+                    "its area needs some where it holds and some where it does not"
+                )
             of_label(found, k).check((f"not {name}", name), split)
     metrics: dict[str, Any] = {
         "task": "multilabel",
