@@ -28,7 +28,7 @@ from torch import Tensor
 
 from timelike.batches import Batch, class_factors, signed
 from timelike.checkpoint import fingerprint
-from timelike.config import Config
+from timelike.config import Config, DataConfig
 from timelike.data.shuffle import Ahead, ShuffleBuffer
 from timelike.data.split import PARTS
 from timelike.data.spool import Spool, described, spool_folder
@@ -311,16 +311,16 @@ class Prepared:
         for spool in self.spools:
             spool.close()
 
-    def about(self, class_names: tuple[str, ...]) -> str:
-        """Say in a line what the data are."""
+    def about(self, data: DataConfig) -> str:
+        """Say in a line what the data are, which were read as this says."""
         parts = ", ".join(f"{n:,} {part}" for part, n in self.events.items())
         if self.classes:
             of = "steps " if self.per_step else ""
             classes = ", ".join(
-                f"{n:,} {of}{name}" for name, n in zip(class_names, self.classes, strict=True)
+                f"{n:,} {of}{name}" for name, n in zip(data.class_names, self.classes, strict=True)
             )
         else:
-            classes = f"targets {', '.join(class_names)}"
+            classes = f"{'labels' if data.multilabel else 'targets'} {', '.join(data.class_names)}"
         streamed = f", streamed from {self.n_files - len(self.skipped)} files" if self.n_files else ""
         return (
             f"data: {sum(self.events.values()):,} events ({classes}; {parts}), {self.steps:,} steps of "

@@ -165,7 +165,7 @@ def _train(
         names = config.data.class_names
         network = make_network(config, len(prepared.transforms.outputs))
         run = _Run(folder, config, network, prepared, on_epoch, first=first)
-        progress.say(prepared.about(names))
+        progress.say(prepared.about(config.data))
         for skipped in prepared.skipped:
             progress.say(f"skipped: {skipped.error}")
         for line in (prepared.spooled, *prepared.news()):
@@ -231,12 +231,12 @@ def rehearse(config: Config) -> str:
     if config.data.stream is None:
         splits = _reweighted(read_splits(config), config)
         prepared = _in_memory(splits, config)
-        lines = [prepared.about(config.data.class_names), *_about_events(splits, names)]
+        lines = [prepared.about(config.data), *_about_events(splits, names)]
     else:
         prepared = prepare(config)
         skipped = [f"skipped: {skipped.error}" for skipped in prepared.skipped]
         spooled = [line for line in (prepared.spooled, *prepared.news()) if line]
-        lines = [prepared.about(config.data.class_names), *skipped, *spooled]
+        lines = [prepared.about(config.data), *skipped, *spooled]
     with settings(config.training):
         network = make_network(config, len(prepared.transforms.outputs))
         for layer in (*network.recurrent, *network.head):
