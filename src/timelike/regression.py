@@ -216,7 +216,8 @@ def _overtraining(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the errors of train with those of test, target by target."""
     # Of several targets that all agree, one or more is beyond it in 2.3 % of cases.
     far = NormalDist().inv_cdf(1.0 - NormalDist().cdf(-2.0) / len(metrics["targets"]))
-    each, worse = {}, []
+    each: dict[str, Any] = {}
+    worse = []
     for name in metrics["targets"]:
         train, test = (metrics[split]["targets"][name]["rmse"] for split in ("train", "test"))
         if train["value"] is None or test["value"] is None:  # negative weights prevail where it is far off
