@@ -291,6 +291,13 @@ class TestMetrics:
         with pytest.raises(DataError, match="each label holds for all events, or for none"):
             Judge(events, np.ones(3), net, config, None)(net, config, 1)
 
+    def test_steps_of_which_none_has_an_answer(self) -> None:
+        events = walks(20)
+        assert events.step_targets is not None
+        events = events.replace(step_targets=np.full_like(events.step_targets, np.nan))
+        with pytest.raises(DataError, match=r"no step has any targets: all are NaN, or data\.horizon"):
+            self.judge(events, network(pooling="none"), "rmse", None)
+
     def test_a_target_that_never_changes_has_no_r2(self) -> None:
         events = walks(20)
         assert events.step_targets is not None

@@ -229,7 +229,10 @@ def answers(sequences: Labelled, dtype: torch.dtype, *, targets: bool, per_step:
     if per_step:
         answered = ~np.isnan(given).any(axis=1) if targets else given >= 0
         if not answered.any():
-            raise DataError(f"no step has any {what.removeprefix('step_')}")
+            none = "all are NaN" if targets else "no condition holds"
+            raise DataError(
+                f"no step has any {what.removeprefix('step_')}: {none}, or data.horizon is beyond every end"
+            )
         given = np.where(answered[:, None] if targets else answered, given, 0)
     tensor = torch.from_numpy(np.array(given))
     return Answers(tensor.to(dtype) if targets else tensor, answered)
