@@ -418,6 +418,14 @@ def test_an_override_is_checked_as_the_file_is(tmp_path: Path) -> None:
         load_config(path, overrides={"data.files.x": 3})
 
 
+def test_an_override_fills_what_is_null(tmp_path: Path) -> None:
+    path = written(tmp_path, f"{DATA}training: {{early_stopping: null}}\n")
+    assert load_config(path).training.early_stopping is None
+    stopping = load_config(path, overrides={"training.early_stopping.patience": 7}).training.early_stopping
+    assert stopping is not None
+    assert stopping.patience == 7
+
+
 def test_a_mapping_is_checked_without_a_file() -> None:
     with pytest.raises(ConfigError, match=r"^config: data: this key is needed$"):
         Config.from_dict({})

@@ -173,7 +173,9 @@ def _override(document: YamlDocument, key: str, value: Any) -> None:
         if isinstance(place, list):
             place = place[_index(section, place, f"{where}: {key}")]
         else:
-            place = place.setdefault(section, {})
+            if place.get(section) is None:  # not there, or null as in `early_stopping: null`
+                place[section] = {}
+            place = place[section]
         if not isinstance(place, dict | list):
             raise ConfigError(f"{where}: {key}: {section!r} is neither a mapping nor a list")
     if isinstance(place, list):
