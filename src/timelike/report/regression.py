@@ -156,8 +156,8 @@ def profile(run: OfNumbers) -> Section:
         plot_profile(*run.columns(run.split, name), name=name, ax=ax)
     caption = (
         "Points are medians of the difference in bins of equal numbers of targets, bars hold the middle "
-        "68\u202f%. Points above zero at the low end and below it at the high end are the pull to the mean "
-        "of whatever minimises a squared error: it is the stronger the less the sequence tells."
+        "68\u202f%. Points above zero at the low end and below it at the high end are the pull to the middle "
+        "of whatever makes an error small: it is the stronger the less the sequence tells."
     )
     wide = len(run.drawn) > 1
     names = ", ".join(run.drawn)
