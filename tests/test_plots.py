@@ -219,6 +219,7 @@ def test_training_curves_mark_the_epoch_that_was_kept():
     assert list(validation.get_ydata()) == [0.5, 0.3, 0.35]
     assert legend(ax) == ["kept: epoch 2", "train", "validation"]
     assert list(plot_loss(HISTORY, best=3).lines[0].get_xdata()) == [3, 3]
+    assert plot_loss(HISTORY, unit="step").get_ylabel() == "Loss per step"
 
 
 def test_best_epoch_is_the_first_of_equal_ones():

@@ -259,7 +259,11 @@ def _epochs(ax: Axes, epochs: Sequence[int]) -> None:
 
 
 def plot_loss(
-    history: Sequence[Mapping[str, Any]], *, best: int | None = None, ax: Axes | None = None
+    history: Sequence[Mapping[str, Any]],
+    *,
+    best: int | None = None,
+    unit: str = "event",
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the loss of training and validation events over the epochs.
 
@@ -269,6 +273,8 @@ def plot_loss(
         One per epoch, with ``epoch``, ``train_loss``, ``validation_loss``.
     best : int, optional
         The epoch whose weights were kept; that of the least validation loss when not given.
+    unit : str
+        What the loss is the mean of: event, or step.
     ax : matplotlib.axes.Axes, optional
         Where to draw.
 
@@ -285,7 +291,7 @@ def plot_loss(
             epochs, values = _curve(history, key)
             ax.plot(epochs, values, color=INK, markersize=4.5, label=name, **look)  # type: ignore[arg-type]
         _epochs(ax, [int(row["epoch"]) for row in history])
-        ax.set_ylabel("Loss per event")
+        ax.set_ylabel(f"Loss per {unit}")
         ax.legend(loc="upper right")
     return ax
 

@@ -195,7 +195,7 @@ def plot_learning_rate(curve: RateCurve, *, ax: Axes | None = None) -> Axes:
         margin = 0.1 * (high - low)
         ax.set_ylim(low - 2 * margin, high + 5 * margin)  # room for the legend; single batches may be beyond
         ax.set_xlabel("Learning rate")
-        ax.set_ylabel("Loss per event")
+        ax.set_ylabel("Loss")
         ax.legend(loc="upper left")
     return ax
 

@@ -89,7 +89,12 @@ def training(run: Run) -> Section | None:
     if int(last["epoch"]) == best and len(run.history) > 1:
         caption += " Here the last epoch is the best: try more."
     figures = [
-        Figure("loss", plot_loss(run.history, best=best), f"Loss over {len(run.history)} epochs", caption)
+        Figure(
+            "loss",
+            plot_loss(run.history, best=best, unit=run.metrics["unit"]),
+            f"Loss over {len(run.history)} epochs",
+            caption,
+        )
     ]
     if any(row.get("validation_auc") is not None for row in run.history):
         ax = plot_auc(run.history, best=best)
