@@ -392,6 +392,12 @@ def test_what_follows_from_a_task(toy_config: Path) -> None:
     assert (one.network.pooling, one.training.loss) == ("none", "cross_entropy")
 
 
+def test_quantiles_that_columns_cannot_tell_apart() -> None:
+    for given, message in (((0.5, 0.1), "they must rise"), ((0.1234567, 0.1234568), "differ in six digits")):
+        with pytest.raises(ValueError, match=message):
+            network(2, head={"units": (), "output": "linear", "quantiles": given})
+
+
 class TestReading:
     def test_labels_of_steps_go_with_the_kept_steps(self, toy_config: Path) -> None:
         config = toy(toy_config, {"labels": HARD, "per": "step"})

@@ -118,6 +118,8 @@ class HeadConfig(Section):
                 raise ValueError(f"batch_norm before dense layer {k}: the layers are 0..{len(self.units)}")
         if list(self.quantiles) != sorted(set(self.quantiles)):
             raise ValueError(f"quantiles {list(self.quantiles)}: they must rise")
+        if len({f"{q:g}" for q in self.quantiles}) < len(self.quantiles):  # so columns and metrics are named
+            raise ValueError(f"quantiles {list(self.quantiles)}: they must differ in six digits")
         if self.quantiles and self.output != "linear":
             raise ValueError(f"'quantiles' have no meaning with output: {self.output}")
         return self
