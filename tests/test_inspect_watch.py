@@ -231,7 +231,7 @@ def test_an_interrupted_first_epoch_leaves_the_looks_of_the_run_before(watched_c
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("timelike.fit._Judge.__call__", interrupted)
+    monkeypatch.setattr("timelike.validation.Judge.__call__", interrupted)
     with pytest.raises(TrainingInterrupted):
         train(watched_config)
     assert (folder / INSPECTION).read_bytes() == before

@@ -16,7 +16,7 @@ from timelike.apply.workers import Workers
 from timelike.data.sources import check_not_an_input, find_files
 from timelike.data.table import Column, located
 from timelike.data.write import Columns, check_table_path, write_pieces
-from timelike.errors import ConfigError, DataError, TimelikeError
+from timelike.errors import ConfigError, DataError, ModelFileError, TimelikeError
 from timelike.ragged import offsets_of
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def apply(
     if not files:
         raise ConfigError("no input files")
     paths = [Path(name) for name in files]
+    if isinstance(model, str | Path) and not Path(model).is_file():
+        raise ModelFileError(f"{model}: no such file")
     found = find_files(paths, Path())
     check_not_an_input(output, found)
     where = str(found[0]) if len(found) == 1 else f"{found[0]} and {len(found) - 1} more files"
