@@ -250,8 +250,8 @@ def test_streamed_validation_is_that_in_memory(streamed: Path) -> None:
     joined = Sequences.concatenate(list(prepared.validation))
     for name in ("values", "offsets", "labels", "weights"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(in_memory, name))
-    np.testing.assert_array_equal(prepared.validation.labels, joined.labels)
-    np.testing.assert_array_equal(prepared.validation.weights, joined.weights)
+    np.testing.assert_array_equal(prepared.validation.known.labels, joined.labels)
+    np.testing.assert_array_equal(prepared.validation.known.weights, joined.weights)
 
 
 @pytest.mark.parametrize("kind", ["dropout", "cosine", "phases"])

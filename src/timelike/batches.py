@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from timelike.data.answers import answered_steps, filled
 from timelike.errors import DataError
 from timelike.network import ragged
 from timelike.nn import Ragged
@@ -227,13 +228,13 @@ def answers(sequences: Labelled, dtype: torch.dtype, *, targets: bool, per_step:
         raise DataError(f"the sequences have no {what}")
     answered = None
     if per_step:
-        answered = ~np.isnan(given).any(axis=1) if targets else given >= 0
+        answered = answered_steps(given)
         if not answered.any():
             none = "all are NaN" if targets else "no condition holds"
             raise DataError(
                 f"no step has any {what.removeprefix('step_')}: {none}, or data.horizon is beyond every end"
             )
-        given = np.where(answered[:, None] if targets else answered, given, 0)
+        given = filled(given, answered)
     tensor = torch.from_numpy(np.array(given))
     return Answers(tensor.to(dtype) if targets else tensor, answered)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from timelike.batches import Batch, Batches, ShuffledBatches, answer_weights, event_weights
+from timelike.batches import Batch, Batches, ShuffledBatches, answer_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
 from timelike.config.training import larger_is_better
@@ -132,9 +132,8 @@ def fit(
         If the loss is no longer a finite number.
     """
     progress = Silent() if progress is None else progress
-    if class_names is None:
-        which = "step_targets" if network.per_step else "targets"
-        targets = getattr(training, which, None)
+    if class_names is None and isinstance(training, Sequences):  # what is streamed is checked on its way
+        targets = training.step_targets if network.per_step else training.targets
         check_targets(config, network.config.head, outputs=network.n_classes, targets=targets)
     weights = _weights(training, class_names, config, network, "training")
     of_validation = _weights(validation, class_names, config, network, "validation")
@@ -201,9 +200,8 @@ def _weights(
         "negative": config.negative_weights,
         "where": where,
     }
-    if isinstance(events, Validation):
-        return event_weights(events, class_names, **how)
-    return answer_weights(events, class_names, **how, per_step=network.per_step)
+    known = events.known if isinstance(events, Validation) else events
+    return answer_weights(known, class_names, **how, per_step=network.per_step)
 
 
 class _Average:

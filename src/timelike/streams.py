@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,12 @@ from torch import Tensor
 from timelike.batches import Batch, class_factors, signed
 from timelike.checkpoint import fingerprint
 from timelike.config import Config, DataConfig
+from timelike.data.answers import answered_steps, filled
 from timelike.data.shuffle import Ahead, ShuffleBuffer
-from timelike.data.split import PARTS
 from timelike.data.spool import Spool, described, spool_folder
 from timelike.data.streaming import Chunk, Piece, Reader, Skipped, Survey
 from timelike.data.transforms import FittedTransforms
+from timelike.errors import DataError
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
 
@@ -53,7 +54,12 @@ class Training:
     signed : callable
         Makes of weights [B] what they are to become.
     factors : array [C]
-        What they are then multiplied by.
+        What they are then multiplied by: of the class of an event, or of a step; where there are no classes
+        C is 1.
+    answers : str
+        The field of `Sequences` that has what is to be found.
+    steps_of_one : float
+        Steps of an event in the mean, of those that have any.
     spool : Spool, optional
         Where events are kept from the first epoch on.
     """
@@ -63,10 +69,17 @@ class Training:
     transforms: FittedTransforms
     signed: Callable[[Any], Any]
     factors: npt.NDArray[np.float64]
+    answers: str
+    steps_of_one: float
     spool: Spool | None = None
 
     def __len__(self) -> int:
-        return sum(chunk.counts[0] for chunk in self.chunks)
+        return sum(chunk.n_batched for chunk in self.chunks)
+
+    @property
+    def per_step(self) -> bool:
+        """Whether each step has an answer."""
+        return self.answers.startswith("step_")
 
     def order(self, random: np.random.Generator) -> list[Chunk]:
         """Draw the order of the files; where there are more sources, each is spread over the whole epoch."""
@@ -76,25 +89,44 @@ class Training:
             files = list(dict.fromkeys(chunk.file for chunk in of))
             place = dict(zip(files, random.permutation(len(files)), strict=True))
             of.sort(key=lambda chunk, place=place: place[chunk.file])  # type: ignore[misc]
-            total, before = sum(chunk.counts[0] for chunk in of), 0
+            total, before = sum(chunk.n_batched for chunk in of), 0
             for chunk in of:
-                due.append(((before + chunk.counts[0] / 2) / total, len(due), chunk))
-                before += chunk.counts[0]
+                due.append(((before + chunk.n_batched / 2) / total, len(due), chunk))
+                before += chunk.n_batched
         return [chunk for _, _, chunk in sorted(due, key=lambda turn: turn[:2])]
 
     def read(self, chunks: Sequence[Chunk]) -> Iterator[Sequences]:
-        """Read pieces: their training events, transformed, with the weights that the loss takes."""
+        """Read pieces: their training events, transformed, with the weights that the loss takes.
+
+        Per step they are those of the events, of either sign as the loss takes them, but for the factors.
+        """
         return _spooled(self.reader, chunks, self._made_of, self.spool)
 
     def _made_of(self, piece: Piece) -> Sequences:
         events = piece.events[piece.parts == 0]
-        assert events.labels is not None
-        weights = np.ones(len(events)) if events.weights is None else events.weights
-        scaled = self.signed(weights) * self.factors[events.labels]
+        if self.per_step:
+            events = events[events.lengths > 0]
+        weights = self.signed(np.ones(len(events)) if events.weights is None else events.weights)
+        if not self.per_step:
+            weights = weights * self.factors[0 if events.labels is None else events.labels]
         # No more than a batch needs: the rest would wait in the buffer too.
-        return self.transforms.apply(
-            Sequences(events.values, events.offsets, events.names, labels=events.labels, weights=scaled)
-        )
+        return self.transforms.apply(events.replace(weights=weights, events=None))
+
+    def weights_of_steps(
+        self, events: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64], given: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """Give the weights [N] of steps, as `timelike.batches.answer_weights` does.
+
+        Parameters
+        ----------
+        events, lengths : array [B]
+            Weights of the events as `read` gives them, and how many steps they have.
+        given : array [N] or [N, K]
+            Labels or targets of the steps.
+        """
+        answered = answered_steps(given)
+        factors = self.factors[filled(given, answered)] if given.ndim == 1 else self.factors[0]
+        return np.where(answered, np.repeat(events, lengths) * factors, 0.0)
 
     def batches(self, *, batch_size: int, dtype: torch.dtype, seed: int, epochs: int) -> StreamBatches:
         """Give the batches of so many epochs."""
@@ -178,10 +210,18 @@ class StreamBatches:
             lengths = np.concatenate([piece.lengths for piece in pieces])
             offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
             rows = torch.cat([torch.from_numpy(piece.values) for piece in pieces]).to(self._dtype)
-            labels, weights = (
+            given, weights = (
                 torch.cat([torch.from_numpy(getattr(piece, of)) for piece in pieces])
-                for of in ("labels", "weights")
+                for of in (self._training.answers, "weights")
             )
+            if self._training.per_step:
+                found = given.numpy()
+                of_steps = self._training.weights_of_steps(weights.numpy(), lengths, found)
+                # As in `ShuffledBatches`: each step is to count the same, however many a batch has.
+                share = len(rows) / (len(lengths) * self._training.steps_of_one)
+                weights = torch.from_numpy(of_steps * share)
+                given = torch.from_numpy(filled(found, answered_steps(found)))
+            labels = given.to(self._dtype) if given.is_floating_point() else given
             yield Batch(Ragged(rows, offsets), labels, weights.to(self._dtype))
 
 
@@ -213,7 +253,7 @@ class _Coming:
         order, draws = (np.random.default_rng(of) for of in seeds)
         self.buffer = ShuffleBuffer(draws)
         self._order = training.order(order)
-        self._left = deque(chunk.counts[0] for chunk in self._order)
+        self._left = deque(chunk.n_batched for chunk in self._order)
         self._events: Iterator[Sequences] | None = None
 
     def more(self, buffer: ShuffleBuffer, size: int) -> int:
@@ -236,7 +276,7 @@ class _Coming:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Validation events that are streamed; their labels and weights are in memory.
+    """Validation events that are streamed; all but their variables is in memory, as `known`.
 
     Iterating gives them in pieces, transformed, always in the same order.
     """
@@ -244,13 +284,11 @@ class Validation:
     reader: Reader
     chunks: tuple[Chunk, ...]
     transforms: FittedTransforms
-    labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float64]
+    known: Sequences  # without variables
     spool: Spool | None = None
-    targets: ClassVar[None] = None  # a regression is not streamed
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.known)
 
     def __iter__(self) -> Iterator[Sequences]:
         def made_of(piece: Piece) -> Sequences:
@@ -356,14 +394,19 @@ def prepare(config: Config) -> Prepared:
     )
     assert survey.fit is not None
     transforms = survey.fit.fitted()
+    _check_answers(config, survey)
     factors = class_factors(
-        config.data.class_names,
-        survey.counts[0],
+        config.data.class_names if config.data.exclusive else ("",),
+        survey.answers[0],
         survey.sums,
         balance=config.training.class_balance,
         where="training",
     )
-    chunks = [tuple(chunk for chunk in survey.chunks if chunk.counts[p]) for p in range(len(PARTS))]
+    n_batched = sum(chunk.n_batched for chunk in survey.chunks)
+    if per_step := config.data.per == "step":  # a mean of one over all steps, those without answers included
+        factors *= survey.rows[0] / survey.answers[0].sum()
+    of_training = tuple(chunk for chunk in survey.chunks if chunk.n_batched)
+    of_validation = tuple(chunk for chunk in survey.chunks if chunk.counts[1])
     spools, spooled = _spools(config, survey, transforms)
     validation: Sequences | Validation
     if survey.validation is not None:
@@ -374,26 +417,49 @@ def prepare(config: Config) -> Prepared:
     else:
         validation = Validation(
             reader,
-            chunks[1],
+            of_validation,
             transforms,
-            np.concatenate(survey.labels),
-            np.concatenate(survey.weights),
+            Sequences.concatenate(survey.known),
             spools[1] if spools else None,
         )
     marks = "\n".join([*survey.marks, *(name.file for name in skipped)])
     return Prepared(
-        Training(reader, chunks[0], transforms, made_of, factors, spools[0] if spools else None),
+        Training(
+            reader,
+            of_training,
+            transforms,
+            made_of,
+            factors,
+            config.data.answers,
+            survey.rows[0] / n_batched,
+            spools[0] if spools else None,
+        ),
         validation,
         transforms,
         survey.events,
-        tuple(map(int, survey.counts.sum(axis=0))),
-        survey.n_rows,
+        tuple(map(int, survey.answers.sum(axis=0))) if config.data.exclusive else (),
+        int(survey.rows.sum()),
         hashlib.blake2b(marks.encode(), digest_size=16).hexdigest(),
         skipped,
         reader.n_files,
+        per_step=per_step,
         spools=spools,
         spooled=spooled,
     )
+
+
+def _check_answers(config: Config, survey: Survey) -> None:
+    """Refuse answers that cannot be learned from."""
+    data = config.data
+    if data.per == "step" and not survey.answers[0].any():
+        raise DataError(f"training: no step has any {data.answers.removeprefix('step_')}")
+    if config.training.loss == "poisson":
+        for name, lowest in zip(data.class_names, survey.lowest, strict=True):
+            if lowest < 0:
+                raise DataError(
+                    f"training.loss: poisson: the lowest of data.targets.{name} is {lowest:g}; "
+                    "0 or more is needed"
+                )
 
 
 def _spools(config: Config, survey: Survey, transforms: FittedTransforms) -> tuple[tuple[Spool, ...], str]:
@@ -405,6 +471,9 @@ def _spools(config: Config, survey: Survey, transforms: FittedTransforms) -> tup
     folder = spool_folder(given, config.base, config.run_folder)
     # Steps are known of all parts together: it may become as large, and mostly is less.
     row = len(transforms.outputs) * np.dtype(config.training.dtype).itemsize
-    largest = survey.n_rows * row + 24 * sum(survey.events.values()) + 8 * len(survey.chunks)
+    n_rows, n_events = int(survey.rows.sum()), sum(survey.events.values())
+    answer = 8 if config.data.exclusive else 8 * len(config.data.class_names)
+    answers = answer * (n_rows if config.data.per == "step" else n_events)
+    largest = n_rows * row + 16 * n_events + answers + 8 * len(survey.chunks)
     n = 1 if survey.validation is not None else 2
     return tuple(Spool(folder, largest) for _ in range(n)), f"spool: at most {described(largest)} in {folder}"

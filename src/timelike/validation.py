@@ -89,8 +89,9 @@ class Judge:
         signal: int | None,
     ) -> None:
         self._sequences, self._signal, self._weights = validation, signal, weights
+        known = validation.known if isinstance(validation, Validation) else validation
         self._answers: Answers = answers(
-            validation, torch.float64, targets=signal is None, per_step=network.per_step
+            known, torch.float64, targets=signal is None, per_step=network.per_step
         )
         self._kind = "classes" if signal is not None else _KIND[network.config.head.output]
         for phase in config.phases:

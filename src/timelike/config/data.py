@@ -117,6 +117,13 @@ class DataConfig(Section):
         return "classes" if self.exclusive else "multilabel" if self.multilabel else "regression"
 
     @property
+    def answers(self) -> Literal["labels", "targets", "step_labels", "step_targets"]:
+        """The field of `timelike.Sequences` that has what is to be found."""
+        if self.per == "step":
+            return "step_labels" if self.exclusive else "step_targets"
+        return "labels" if self.exclusive else "targets"
+
+    @property
     def signal_name(self) -> str:
         """The class whose score is the discriminant: the last one unless `signal` says otherwise."""
         return self.signal if self.signal is not None else self.class_names[-1]

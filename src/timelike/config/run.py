@@ -59,10 +59,6 @@ class Config(Section):
             raise ValueError(
                 "split: by: folds is for classes; with targets or multilabel it is not there yet"
             )
-        if self.data.stream is not None and (not self.data.exclusive or self.data.per == "step"):
-            raise ValueError(
-                "data.stream: targets, multilabel and per: step need all events in memory; leave it out"
-            )
         if self.data.stream is not None and self.training.flatten:
             raise ValueError("data.stream: training.flatten needs all events in memory")
         counted = self.split.counts is not None

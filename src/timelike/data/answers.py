@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from timelike.data.scope import Scope
-from timelike.data.steps import Steps
-
 if TYPE_CHECKING:
     from timelike.config import DataConfig
+    from timelike.data.scope import Scope
     from timelike.data.sources import Source
+    from timelike.data.steps import Steps
 
-__all__ = ["answers_of"]
+__all__ = ["answered_steps", "answers_of", "filled"]
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -89,6 +88,46 @@ def answers_of(
     if not per_step:
         return {"labels": label}
     return {"step_labels": _later(np.where(count == 1, label, -1), rows, offsets, data.horizon, -1)}
+
+
+def answered_steps(given: Array) -> npt.NDArray[np.bool_]:
+    """Tell which steps have an answer.
+
+    Parameters
+    ----------
+    given : array [N] of int64, or [N, K] of float64
+        Labels or targets of steps, as in `timelike.Sequences`.
+
+    Returns
+    -------
+    array [N] of bool
+        Of several targets all need to be there.
+
+    Examples
+    --------
+    >>> answered_steps(np.array([1, -1, 0]))
+    array([ True, False,  True])
+    >>> answered_steps(np.array([[1.0, 2.0], [np.nan, 2.0]]))
+    array([ True, False])
+    """
+    return np.asarray(given >= 0 if given.ndim == 1 else ~np.isnan(given).any(axis=1))
+
+
+def filled(given: Array, answered: npt.NDArray[np.bool_]) -> Array:
+    """Put 0 where steps have no answer.
+
+    Parameters
+    ----------
+    given : array [N] or [N, K]
+        As of `answered_steps`.
+    answered : array [N] of bool
+
+    Examples
+    --------
+    >>> filled(np.array([1, -1, 0]), np.array([True, False, True]))
+    array([1, 0, 0])
+    """
+    return np.where(answered if given.ndim == 1 else answered[:, None], given, 0)
 
 
 def _of_steps(scope: Scope, steps: Steps, text: str, key: str, *, condition: bool) -> Array:

@@ -25,7 +25,7 @@ from timelike.sequences import Sequences
 
 __all__ = ["Spool", "described", "spool_folder"]
 
-_ARRAYS = ("values", "offsets", "labels", "weights")
+_ARRAYS = ("values", "offsets", "labels", "weights", "targets", "step_labels", "step_targets")
 
 
 class _Place(NamedTuple):

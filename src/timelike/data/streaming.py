@@ -9,7 +9,7 @@ ROOT files are cut between clusters or baskets, as these are unpacked as a whole
 piece stays unpacked until all of its pieces were read. Parquet files are cut anywhere. Of
 HDF5 and NumPy files there is no reading in pieces.
 
-Sizes: `B` events of a piece, `C` classes.
+Sizes: `B` events of a piece, `C` classes, `K` targets.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from timelike.data.answers import answered_steps
 from timelike.data.moments import Moments
 from timelike.data.onepass import OnePassFit
 from timelike.data.reading import Chain, check_classes
@@ -54,6 +55,7 @@ class Chunk:
     stop: int
     first_event: int  # running number of the file's first entry
     counts: tuple[int, ...] = (0,) * len(PARTS)  # events in each part
+    n_batched: int = 0  # training events that go into batches: per step only those that have any
 
 
 class Piece(NamedTuple):
@@ -125,18 +127,22 @@ class Survey:
     ----------
     chunks : list of Chunk
         In the order of the files.
-    counts : array [3, C]
-        Events of each class in each of `PARTS`.
-    total, weighing : array [C]
+    counts : array [3, G]
+        Events of each class in each of `PARTS`; where events have no classes, all are of one (G = 1).
+    total, weighing : array [G]
         Events of each class, in whatever part or none, and those of a weight other than 0.
+    answers : array [3, C]
+        Answers of each class in each part: events, or steps that have one. Numbers are of one class (C = 1).
     sums : array [C]
-        Sums of the weights of the training events.
-    n_rows : int
-        Steps of the events of all parts.
+        Sums of the weights of the training events' answers.
+    rows : array [3]
+        Steps of the events of each part.
+    lowest : array [K]
+        Lowest of each target of the training events; infinite of labels.
     fit : OnePassFit or None
         Of the transforms; None before the first event.
-    labels, weights : list of array
-        Of the validation events.
+    known : list of Sequences
+        What is known of the validation events but their variables: these have none.
     validation : list of Sequences, or None
         The validation events, not transformed; None where they are more than `keep`.
     marks : list of str
@@ -144,16 +150,18 @@ class Survey:
     """
 
     def __init__(self, data: DataConfig, keep: int, signed: Callable[[Any], Any]) -> None:
-        C = len(data.class_names)
+        C = len(data.class_names) if data.exclusive else 1
+        G = 1 if data.per == "step" else C
         self._data, self._keep, self._signed = data, keep, signed
         self.chunks: list[Chunk] = []
-        self.counts = np.zeros((len(PARTS), C), dtype=np.int64)
-        self.total, self.weighing = np.zeros((2, C), dtype=np.int64)
+        self.counts = np.zeros((len(PARTS), G), dtype=np.int64)
+        self.total, self.weighing = np.zeros((2, G), dtype=np.int64)
+        self.answers = np.zeros((len(PARTS), C), dtype=np.int64)
         self.sums = np.zeros(C)
-        self.n_rows = 0
+        self.rows = np.zeros(len(PARTS), dtype=np.int64)
+        self.lowest = np.full(len(data.class_names), np.inf)
         self.fit: OnePassFit | None = None
-        self.labels: list[npt.NDArray[np.int64]] = []
-        self.weights: list[npt.NDArray[np.float64]] = []
+        self.known: list[Sequences] = []
         self.validation: list[Sequences] | None = []
         self.marks: list[str] = []
 
@@ -166,31 +174,37 @@ class Survey:
         """Take note of a piece."""
         chunk, events, parts = piece
         n = np.bincount(parts[parts >= 0], minlength=len(PARTS))
-        self.chunks.append(replace(chunk, counts=tuple(map(int, n))))
+        per_step = self._data.per == "step"
+        batched = np.count_nonzero(events.lengths[parts == 0]) if per_step else n[0]
+        self.chunks.append(replace(chunk, counts=tuple(map(int, n)), n_batched=int(batched)))
         digest = hashlib.blake2b(parts.tobytes(), digest_size=16)
         digest.update(mark(events).encode())
         self.marks.append(digest.hexdigest())
         if not len(events):
             return
-        assert events.labels is not None
-        C = len(self.sums)
+        G, C = len(self.total), len(self.sums)
         weights = np.ones(len(events)) if events.weights is None else events.weights
-        self.total += np.bincount(events.labels, minlength=C)
-        self.weighing += np.bincount(events.labels[weights != 0], minlength=C)
-        self.n_rows += int(events.lengths[parts >= 0].sum())
+        classes = np.zeros(len(events), dtype=np.int64) if events.labels is None else events.labels
+        self.total += np.bincount(classes, minlength=G)
+        self.weighing += np.bincount(classes[weights != 0], minlength=G)
+        of_answers, owner = _answers(events, classes)
         for p in range(len(PARTS)):
-            self.counts[p] += np.bincount(events.labels[parts == p], minlength=C)
+            self.counts[p] += np.bincount(classes[parts == p], minlength=G)
+            self.answers[p] += np.bincount(of_answers[parts[owner] == p], minlength=C)
+            self.rows[p] += events.lengths[parts == p].sum()
         training, validation = (events[parts == p] for p in (0, 1))
-        of_training = self._signed(weights[parts == 0])
-        self.sums += np.bincount(events.labels[parts == 0], weights=of_training, minlength=C)
+        trained = parts[owner] == 0
+        self.sums += np.bincount(of_answers[trained], self._signed(weights)[owner[trained]], minlength=C)
+        targets = getattr(training, self._data.answers)
+        if not self._data.exclusive and len(targets):
+            self.lowest = np.fmin(self.lowest, np.fmin.reduce(targets))  # NaN stands for none
         if self.fit is None:
             self.fit = OnePassFit(self._data, events.names)
         _check_same(chunk.file, self.fit.names, events.names)
         self.fit.take(training, random)
         if len(validation):
-            assert validation.labels is not None
-            self.labels.append(validation.labels)
-            self.weights.append(weights[parts == 1])
+            nothing = np.empty((validation.n_rows, 0), validation.values.dtype)
+            self.known.append(validation.replace(values=nothing, names=(), events=None))
             self._keep_validation([validation])
 
     def join(self, other: Survey) -> None:
@@ -204,10 +218,11 @@ class Survey:
         self.counts += other.counts
         self.total += other.total
         self.weighing += other.weighing
+        self.answers += other.answers
         self.sums += other.sums
-        self.n_rows += other.n_rows
-        self.labels += other.labels
-        self.weights += other.weights
+        self.rows += other.rows
+        self.lowest = np.fmin(self.lowest, other.lowest)
+        self.known += other.known
         self.marks += other.marks
         self._keep_validation(other.validation)
 
@@ -297,8 +312,12 @@ class Reader:
             if not whole.total.any():
                 entries = sum(chunk.stop - chunk.start for chunk in whole.chunks)
                 raise DataError(f"the selection keeps none of {entries} events")
-            check_classes(self._data.class_names, whole.total, whole.weighing if self._weighted else None)
+            if self._data.answers == "labels":
+                weighing = whole.weighing if self._weighted else None
+                check_classes(self._data.class_names, whole.total, weighing)
         names = [f" of class '{name}'" for name in self._data.class_names]
+        if self._data.answers != "labels":
+            names = [""]
         check_parts(self._split, names, whole.counts, whole.total)
         return whole, skipped
 
@@ -387,6 +406,16 @@ class Reader:
         assert events.events is not None
         entries = chunk.start + (np.arange(len(events)) if scope.entries is None else scope.entries)
         return Piece(chunk, events, part_numbers(self._split, chunk.file.name, entries, events.events))
+
+
+def _answers(events: Sequences, classes: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Give the class of each answer, numbers being all of one, and the event that it is of."""
+    given = events.step_targets if events.step_labels is None else events.step_labels
+    if given is None:
+        return classes, np.arange(len(events))
+    answered = answered_steps(given)
+    owner = np.repeat(np.arange(len(events)), events.lengths)[answered]
+    return given[answered] if given.ndim == 1 else np.zeros(len(owner), dtype=np.int64), owner
 
 
 def _check_same(file: Path, before: tuple[str, ...], names: tuple[str, ...]) -> None:
