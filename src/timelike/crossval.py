@@ -5,7 +5,8 @@ job. In the folder there are then
 
 - ``fold-0`` .. ``fold-{k-1}``: ordinary runs, whose test events are those of the fold;
 - ``model.safetensors``: the ensemble of their networks (`timelike.model.Ensemble`);
-- ``scores.parquet``: for each event its number, label, weight, fold and out-of-fold scores, in input order;
+- ``scores.parquet``: for each event its number, label or targets, weight, fold and out-of-fold scores, in
+  input order; where each step has answers, these and the scores are lists;
 - ``crossval.json``: metrics of each fold with mean and standard deviation, and of all out-of-fold scores;
 - ``report.html``, ``figures``, ``metrics.json``: the report of the out-of-fold scores;
 - ``config.yaml``: the config, with the folds as its split.
@@ -24,22 +25,24 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from timelike import __version__, kernels
 from timelike.config import Config, FoldsConfig, SplitConfig, load_config
-from timelike.crossval_sections import fold_section
+from timelike.crossval_sections import figures_of, fold_section
 from timelike.data.folds import check_expression
 from timelike.data.split import split
-from timelike.data.write import write_table
+from timelike.data.table import Column
+from timelike.data.write import Columns, write_table
 from timelike.errors import ConfigError, DataError, ModelFileError
-from timelike.evaluate import evaluate
 from timelike.files import replacing
-from timelike.model import Ensemble, save_model
+from timelike.model import Ensemble, predict, save_model
 from timelike.modelfile import read_model_file
-from timelike.predictions import Predictions
+from timelike.multilabel import of_label
+from timelike.predictions import Estimates, Predictions
 from timelike.progress import Progress, Silent
 from timelike.report import write_report
-from timelike.runs import network_text, predictions_of
+from timelike.runs import beside, metrics_of, network_text
 from timelike.sequences import Sequences
 from timelike.train import (
     CHECKPOINT,
@@ -54,7 +57,6 @@ from timelike.train import (
 __all__ = ["CrossValidation", "cross_validate", "fold_config", "join_folds", "train_fold"]
 
 SPLIT = "out-of-fold"  # what the report calls the events
-_OVER_FOLDS = ("auc", "auc_macro", "separation", "accuracy", "balanced_accuracy", "log_loss")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class CrossValidation:
 
     folder: Path
     model: Ensemble
-    predictions: Predictions  # out of fold, all events in input order
+    predictions: Predictions | Estimates  # out of fold, all events in input order
     folds: np.ndarray[Any, np.dtype[np.int64]]  # of each event
     metrics: dict[str, Any]  # as in crossval.json
     report: Path
@@ -89,7 +91,8 @@ def cross_validate(
         Number of folds k; that of the config's `split.folds`, or 5.
     by : str, optional
         Expression of the fold, of ``event_number``, ``folds`` (which is k) and observers; that of the config,
-        or ``event_number % folds``. Without `data.event_number` in the config, each class is shuffled.
+        or ``event_number % folds``. Without `data.event_number` in the config, events are shuffled, each
+        class by itself.
     folder : path, optional
         Where all goes; the run's folder with ``-crossval`` behind its name when not given.
     progress : Progress, optional
@@ -106,7 +109,8 @@ def cross_validate(
     ConfigError
         If the config or the expression cannot be used, or the folder cannot be written.
     DataError
-        If the files do not hold what the config says, or a fold has no event of a class: before any training.
+        If the files do not hold what the config says, or a fold has no event of a class, or a label that
+        holds for all of its events or for none: before any training.
     TrainingError
         If the loss of a training is no longer a finite number.
     TrainingInterrupted
@@ -187,8 +191,6 @@ def _configs(
 ) -> list[Config]:
     """Make the config of each fold."""
     config = config if isinstance(config, Config) else load_config(config)
-    if not config.data.exclusive or config.data.per == "step":
-        raise ConfigError("cross validation is of events of classes; for other tasks it is not there yet")
     if config.data.stream is not None:
         raise ConfigError("data.stream: cross validation needs all events in memory")
     own = config.split.folds or FoldsConfig()
@@ -214,9 +216,20 @@ def _configs(
 
 
 def _check_splits(configs: Sequence[Config], events: Sequences) -> None:
-    """Split for every fold, which raises where one lacks a class."""
-    for each in configs:
-        split(events, each.split, class_names=each.data.class_names)
+    """Split for every fold, which raises where one lacks a class, and check that its events can be judged."""
+    data, names = configs[0].data, configs[0].data.class_names
+    each = len(configs[0].network.head.quantiles) or 1
+    for fold, config in enumerate(configs):
+        where = f"fold {fold} of {len(configs)}"
+        own = events[split(events, config.split, class_names=names)["test"]]
+        nothing = np.zeros((own.n_rows if data.per == "step" else len(own), len(names) * each))
+        found = beside(data, nothing, own)
+        if isinstance(found, Predictions):
+            found.check(names, where)
+            continue
+        found.check(names, where, each=each)
+        for k, name in enumerate(data.multilabel):
+            of_label(found, k).check((f"not {name}", name), where)
 
 
 def _trained(config: Config, events: Sequences, progress: Progress | None, resume: bool) -> TrainingResult:
@@ -249,25 +262,27 @@ def _joined(
     folds = config.split.folds
     assert folds is not None
     folder = config.run_folder.parent
-    n, which = len(events), np.full(len(events), -1)
-    scores = np.full((n, len(names)), np.nan)
+    which = np.full(len(events), -1)
+    per_step = config.data.per == "step"
+    said = np.full((events.n_rows if per_step else len(events), len(results[0].model.output_names)), np.nan)
     of_folds = []
     for fold, (each, result) in enumerate(zip(configs, results, strict=True)):
         test = split(events, each.split, class_names=names)["test"]
-        of_folds.append(predictions_of(result.model, events[test]))
-        scores[test], which[test] = of_folds[-1].scores, fold
-    if (which < 0).any() or sum(len(p.labels) for p in of_folds) != n:
+        if (which[test] >= 0).any():
+            raise AssertionError("the folds do not share out the events")
+        which[test] = fold
+        own = predict(result.model, events[test])
+        said[np.repeat(which == fold, events.lengths) if per_step else test] = own
+        of_folds.append(beside(config.data, own, events[test]))
+    if (which < 0).any():
         raise AssertionError("the folds do not share out the events")
-    assert events.labels is not None
-    weights = np.ones(n) if events.weights is None else events.weights
-    numbers = np.arange(n) if events.events is None else events.events
-    whole = Predictions(scores, events.labels, weights, numbers)
-    evaluated = _evaluated(config, SPLIT, whole)
+    whole = beside(config.data, said, events)
+    evaluated = metrics_of(config, {SPLIT: whole})
     metrics = _metrics(config, results, of_folds, evaluated)
     seconds = round(sum(result.seconds for result in results), 3)
     record = {"complete": True, "seconds": seconds, "config": config.training.model_dump(mode="json")}
     model = Ensemble([result.model for result in results], folds, record)
-    _write(folder, config, model, whole, which, metrics)
+    _write(folder, config, model, _columns(model, events, said, which), metrics)
     report = write_report(
         folder,
         metrics=evaluated,
@@ -277,7 +292,7 @@ def _joined(
             "network": network_text(config.network),
             "n_parameters": results[0].model.n_parameters,
             "folds": folds.number,
-            "folds by": folds.by or "a shuffle of each class",
+            "folds by": folds.by or "a shuffle",
             "steps": events.n_rows,
             "variables": ", ".join(model.variables),
             "time of all trainings / s": seconds,
@@ -296,7 +311,7 @@ def _joined(
 def _metrics(
     config: Config,
     results: Sequence[TrainingResult],
-    of_folds: Sequence[Predictions],
+    of_folds: Sequence[Predictions | Estimates],
     evaluated: Mapping[str, Any],
 ) -> dict[str, Any]:
     names, folds = config.data.class_names, config.split.folds
@@ -304,34 +319,25 @@ def _metrics(
     found = []
     for fold, (result, predicted) in enumerate(zip(results, of_folds, strict=True)):
         try:
-            metrics = _evaluated(config, f"fold {fold}", predicted)[f"fold {fold}"]
+            metrics = metrics_of(config, {f"fold {fold}": predicted})[f"fold {fold}"]
         except DataError as error:
             raise DataError(f"{result.folder}: {error}") from None
-        del metrics["roc"]  # for drawing; those of all events are below
-        for one in metrics.get("one_vs_rest", {}).values():
-            del one["roc"]
+        # Curves are for drawing; those of all events are below.
+        for one in (metrics, *metrics.get("one_vs_rest", {}).values(), *metrics.get("labels", {}).values()):
+            one.pop("roc", None)
         events = {part: int(count) for part, count in result.model.training["events"].items()}
         found.append({"fold": fold, "split": events, "best_epoch": result.best.epoch, **metrics})
+    what = {"classes": "classes", "multilabel": "labels", "regression": "targets"}[config.data.kind]
     return {
+        "task": config.data.kind,
         "folds": folds.number,
         "by": folds.by,
-        "classes": list(names),
-        "signal": config.data.signal_name,
+        what: list(names),
+        **({"signal": config.data.signal_name} if config.data.exclusive else {}),
         "over_folds": _over_folds(found),
         "per_fold": found,
         "out_of_fold": evaluated[SPLIT],
     }
-
-
-def _evaluated(config: Config, split: str, predicted: Predictions) -> dict[str, Any]:
-    how = config.evaluation
-    return evaluate(
-        {split: predicted},
-        config.data.class_names,
-        signal=config.data.signal_name,
-        n_bootstrap=how.bootstrap,
-        seed=how.seed,
-    )
 
 
 def _over_folds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -343,23 +349,42 @@ def _over_folds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {"mean": None, "standard_deviation": None}
         return {"mean": float(np.mean(known)), "standard_deviation": float(np.std(known, ddof=1))}
 
-    over = {key: spread([one[key]["value"] for one in found]) for key in _OVER_FOLDS if key in found[0]}
-    for group in ("signal_efficiency", "rejection"):
-        at = {point: spread([one[group][point]["value"] for one in found]) for point in found[0][group]}
-        over |= {f"{group}_{point}": value for point, value in at.items()}
-    return over
+    figures = [figures_of(one) for one in found]
+    return {name: spread([one[name]["value"] for one in figures]) for name in figures[0]}
+
+
+def _columns(
+    model: Ensemble, events: Sequences, said: npt.NDArray[np.float64], which: npt.NDArray[np.int64]
+) -> Columns:
+    """Give the columns of the table of scores."""
+    data, n = model.data, len(events)
+
+    def column(values: npt.NDArray[Any]) -> npt.NDArray[Any] | Column:
+        return Column(values, events.offsets) if data.per == "step" else values
+
+    given = getattr(events, data.answers)
+    if data.exclusive:
+        told = {"label": column(given)}
+    else:
+        kind = "label" if data.multilabel else "target"
+        told = {f"{kind}_{name}": column(given[:, k]) for k, name in enumerate(data.class_names)}
+    kind = "predicted" if data.targets else "score"
+    return {
+        "event_number": np.arange(n) if events.events is None else events.events,
+        **told,
+        "weight": np.ones(n) if events.weights is None else events.weights,
+        "fold": which,
+        **{f"{kind}_{name}": column(said[:, c]) for c, name in enumerate(model.output_names)},
+    }
 
 
 def _write(
     folder: Path,
     config: Config,
     model: Ensemble,
-    whole: Predictions,
-    which: np.ndarray[Any, np.dtype[np.int64]],
+    columns: Columns,
     metrics: Mapping[str, Any],
 ) -> None:
-    columns = {"event_number": whole.events, "label": whole.labels, "weight": whole.weights, "fold": which}
-    columns |= {f"score_{name}": whole.scores[:, c] for c, name in enumerate(model.class_names)}
     write_table(folder / "scores.parquet", columns)
     save_model(model, folder / MODEL)
     with replacing(folder / "crossval.json") as part:

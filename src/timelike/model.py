@@ -186,9 +186,10 @@ def predict(model: Model, sequences: Sequences, *, out_of_fold: bool = False) ->
     if model.folds.by is None:
         raise ConfigError("out_of_fold: the folds were shuffled; nothing tells the fold of an event")
     numbers = fold_numbers(sequences, model.folds)
-    found = np.full((len(sequences), len(model.output_names)), np.nan)
+    of_rows = np.repeat(numbers, sequences.lengths) if model.data.per == "step" else numbers
+    found = np.full((len(of_rows), len(model.output_names)), np.nan)
     for fold, member in enumerate(model.members):
-        found[numbers == fold] = predict(member, sequences[numbers == fold])
+        found[of_rows == fold] = predict(member, sequences[numbers == fold])
     return found
 
 

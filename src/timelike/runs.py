@@ -18,7 +18,7 @@ import torch
 
 from timelike import __version__, kernels
 from timelike.batches import answers
-from timelike.config import Config, NetworkConfig, load_config
+from timelike.config import Config, DataConfig, NetworkConfig, load_config
 from timelike.errors import ConfigError, DataError
 from timelike.evaluate import evaluate
 from timelike.inspect.attribution_sections import attribution_sections
@@ -34,7 +34,15 @@ from timelike.report.page import Section
 from timelike.sequences import Sequences
 from timelike.train import CONFIG, HISTORY, MODEL, read_splits
 
-__all__ = ["Evaluation", "estimates_of", "evaluate_run", "load_run", "network_text", "predictions_of"]
+__all__ = [
+    "Evaluation",
+    "beside",
+    "evaluate_run",
+    "load_run",
+    "metrics_of",
+    "network_text",
+    "predictions_of",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,7 +87,8 @@ def evaluate_run(folder: str | Path) -> Evaluation:
     if not len(splits["test"]):
         raise DataError(f"{folder}: the split leaves no test events")
     parts = {name: splits[name] for name in ("train", "test")}
-    predictions, metrics = _judged(config, model, parts)
+    predictions = {name: beside(model.data, predict(model, part), part) for name, part in parts.items()}
+    metrics = metrics_of(config, predictions)
     report = write_report(
         folder,
         metrics=metrics,
@@ -130,63 +139,73 @@ def predictions_of(model: Model, sequences: Sequences) -> Predictions:
     DataError
         If the events have no labels, or a variable of the model is missing.
     """
-    scores, rows = _said(model, sequences, targets=False)
-    return Predictions(scores, **rows)
+    found = beside(model.data, predict(model, sequences), sequences)
+    assert isinstance(found, Predictions)
+    return found
 
 
-def estimates_of(model: Model, sequences: Sequences) -> Estimates:
-    """Put what a model says of numbers, or of labels by themselves, beside what they are.
+def beside(data: DataConfig, said: Floats, sequences: Sequences) -> Predictions | Estimates:
+    """Put what a model has said of events, or of their steps, beside what they are.
 
     Parameters
     ----------
-    model : Model
-        Of a regression or of several labels.
+    data : DataConfig
+        Of the model: what it was to find.
+    said : array [B, ...] or [N, ...]
+        As `timelike.model.predict` gives it.
     sequences : Sequences
-        As read, with targets.
+        As read, with what is to be found.
+
+    Returns
+    -------
+    Predictions or Estimates
+        Of classes, or of numbers and labels by themselves; of all events, or of all steps with an answer.
 
     Raises
     ------
     DataError
-        If the events have no targets, or a variable of the model is missing.
+        If the events do not have what is to be found.
     """
-    values, rows = _said(model, sequences, targets=True)
-    return Estimates(values, **rows)
-
-
-def _said(model: Model, sequences: Sequences, *, targets: bool) -> tuple[Floats, dict[str, Any]]:
-    """Give what a model says of all rows that have an answer, and what else is known of them."""
-    per_step = model.data.per == "step"
-    found = answers(sequences, torch.float64, targets=targets, per_step=per_step)
-    values, truth = predict(model, sequences), found.values.numpy()
+    per_step = data.per == "step"
+    found = answers(sequences, torch.float64, targets=not data.exclusive, per_step=per_step)
     n = len(sequences)
     weights = np.ones(n) if sequences.weights is None else sequences.weights
     events = np.arange(n) if sequences.events is None else sequences.events
-    name = "targets" if targets else "labels"
-    if not per_step:
-        return values, {name: truth, "weights": weights, "events": events, "groups": None}
-    owner = np.repeat(np.arange(n), sequences.lengths)[found.answered]
-    return values[found.answered], {
-        name: truth[found.answered],
-        "weights": weights[owner],
-        "events": events[owner],
-        "groups": np.unique(owner, return_inverse=True)[1],
-    }
+    truth, groups = found.values.numpy(), None
+    if per_step:
+        owner = np.repeat(np.arange(n), sequences.lengths)[found.answered]
+        said, truth = said[found.answered], truth[found.answered]
+        weights, events, groups = weights[owner], events[owner], np.unique(owner, return_inverse=True)[1]
+    return (Predictions if data.exclusive else Estimates)(said, truth, weights, events, groups)
 
 
-def _judged(
-    config: Config, model: Model, parts: Mapping[str, Sequences]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the predictions of parts of the data, and all figures of merit."""
+def metrics_of(config: Config, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute all figures of merit of a task.
+
+    Parameters
+    ----------
+    config : Config
+    found : mapping of str to Predictions or Estimates
+        By split, as `beside` gives them.
+
+    Returns
+    -------
+    dict
+        As `timelike.evaluate`, `timelike.multilabel` or `timelike.regression` gives it.
+
+    Raises
+    ------
+    DataError
+        If a split cannot be evaluated.
+    """
+    data, head = config.data, config.network.head
     how: dict[str, Any] = {"n_bootstrap": config.evaluation.bootstrap, "seed": config.evaluation.seed}
-    if config.data.exclusive:
-        predictions = {name: predictions_of(model, part) for name, part in parts.items()}
-        return predictions, evaluate(predictions, model.class_names, signal=model.signal, **how)
-    estimates = {name: estimates_of(model, part) for name, part in parts.items()}
-    if config.data.multilabel:
-        return estimates, evaluate_multilabel(estimates, model.class_names, **how)
-    head = model.network.config.head
+    if data.exclusive:
+        return evaluate(found, data.class_names, signal=data.signal_name, **how)
+    if data.multilabel:
+        return evaluate_multilabel(found, data.class_names, **how)
     how |= {"quantiles": head.quantiles, "counts": head.output == "exponential"}
-    return estimates, evaluate_regression(estimates, model.class_names, **how)
+    return evaluate_regression(found, data.class_names, **how)
 
 
 def _inner_sections(model: Model, sequences: Sequences) -> list[Section]:

@@ -49,7 +49,7 @@ Examples:
 
 \b
 --by is an expression of event_number, folds and the observers; TMVA's int([eventID]) % int([NumFolds]) is
-event_number % folds, and the default. Without data.event_number in the config, each class is shuffled.
+event_number % folds, and the default. Without data.event_number in the config, events are shuffled.
 The folder has a run for each fold, crossval.json, scores.parquet, report.html, and model.safetensors: all
 networks in one file."""
 
@@ -135,6 +135,7 @@ def crossval(
         raise ConfigError(f"--join trains nothing; leave out {'--resume' if fold is None else '--fold'}")
     from timelike import progress
     from timelike.crossval import cross_validate, join_folds, train_fold
+    from timelike.crossval_sections import figures_of, headline
     from timelike.train import TrainingInterrupted
 
     given = _with(config, changes)
@@ -148,11 +149,10 @@ def crossval(
         done = join_folds(given, **how) if join else cross_validate(given, resume=resume, **how)
     except TrainingInterrupted as interrupt:
         raise _interrupted(interrupt) from None
-    many = "auc_macro" in done.metrics["over_folds"]
-    key, name = ("auc_macro", "AUC, mean of classes,") if many else ("auc", "AUC")
-    together, over = done.metrics["out_of_fold"][key], done.metrics["over_folds"][key]
+    key, name = headline(done.metrics)
+    together, over = figures_of(done.metrics["out_of_fold"])[key], done.metrics["over_folds"][key]
     typer.echo(
-        f"{name} of all out-of-fold scores {format_measurement(together['value'], together['error'])}; "
+        f"{name}, of all events out of fold {format_measurement(together['value'], together['error'])}; "
         f"of {done.metrics['folds']} folds {format_measurement(over['mean'], over['standard_deviation'])} "
         "(mean and standard deviation)"
     )

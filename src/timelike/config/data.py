@@ -235,7 +235,7 @@ class FoldsConfig(Section):
     """Folds of a cross validation: one is for test, and of the others a share for validation."""
 
     number: Annotated[int, Field(ge=2)] = 5
-    by: Text | None = None  # expression of event_number and folds; None: each class is shuffled
+    by: Text | None = None  # expression of event_number and folds; None: all are shuffled, by class
     test: NonNegativeInt = 0
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.125
 

@@ -55,10 +55,6 @@ class Config(Section):
     def _check(self) -> Config:
         names = self.data.class_names
         check_task(self.data, self.network, self.training)
-        if self.split.by == "folds" and not self.data.exclusive:
-            raise ValueError(
-                "split: by: folds is for classes; with targets or multilabel it is not there yet"
-            )
         if self.data.stream is not None and self.training.flatten:
             raise ValueError("data.stream: training.flatten needs all events in memory")
         counted = self.split.counts is not None

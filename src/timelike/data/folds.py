@@ -3,7 +3,7 @@
 - by an expression of the event number, such as ``event_number % folds``: an event stays in its fold whatever
   else is read, and events of the same number stay together. It is what TMVA writes as
   ``int([eventID]) % int([NumFolds])``. The observers of the config may stand in it, too.
-- without one, each class is shuffled by itself and dealt out.
+- without one, each class is shuffled by itself and dealt out, or all events where they have no classes.
 
 Of the events that are not for test, those for validation are drawn with the seed: by their numbers where the
 folds are by numbers, so that they stay what they are, too; else as exactly so many of each class.

@@ -48,7 +48,7 @@ def write_report(
     folder: str | Path,
     *,
     metrics: Mapping[str, Any],
-    predictions: Mapping[str, Predictions] | Mapping[str, Estimates],
+    predictions: Mapping[str, Predictions | Estimates],
     history: Sequence[Mapping[str, Any]] = (),
     config_text: str = "",
     summary: Mapping[str, Any] | None = None,

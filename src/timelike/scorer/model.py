@@ -271,10 +271,11 @@ class Scorer:
         if self._folds.get("by") is None:
             raise ConfigError("out_of_fold: the folds were shuffled; nothing tells the fold of an event")
         numbers = fold_numbers(sequences, _Folds(self._folds["number"], self._folds["by"]))
-        found = np.full((len(sequences), len(self.output_names)), np.nan)
+        of_rows = np.repeat(numbers, sequences.lengths) if self.per_step else numbers
+        found = np.full((len(of_rows), len(self.output_names)), np.nan)
         for fold, member in enumerate(self._members):
             own = sequences[numbers == fold]
-            found[numbers == fold] = member.scores(member.transforms.chosen(own), own.offsets, threads)
+            found[of_rows == fold] = member.scores(member.transforms.chosen(own), own.offsets, threads)
         return found
 
     # One step at a time
