@@ -26,8 +26,9 @@ from timelike.data.shuffle import Ahead, ShuffleBuffer
 from timelike.data.streaming import Reader, read_parts
 from timelike.errors import ConfigError, DataError
 from timelike.model import load_model
+from timelike.preparation import prepare
 from timelike.sequences import Sequences
-from timelike.streams import Training, prepare
+from timelike.streams import Training
 from timelike.train import CONFIG, MODEL, read_splits, train
 from toys import N_EVENTS
 

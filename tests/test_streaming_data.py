@@ -19,8 +19,9 @@ from timelike.data.split import PARTS, part_numbers
 from timelike.data.streaming import Reader, cut, read_parts
 from timelike.data.transforms import FittedTransforms
 from timelike.errors import ConfigError, DataError
+from timelike.preparation import prepare
 from timelike.sequences import Sequences
-from timelike.streams import Training, prepare
+from timelike.streams import Training
 from timelike.train import read_splits
 from toys import N_EVENTS
 

@@ -12,9 +12,11 @@ import torch
 from test_resume import same, stopped_at
 from timelike.batches import Batch, ShuffledBatches, answer_weights
 from timelike.config import Config, load_config
+from timelike.data.spool import Spool
 from timelike.errors import DataError
+from timelike.preparation import prepare
 from timelike.sequences import Sequences
-from timelike.streams import Training, Validation, prepare
+from timelike.streams import Training, Validation
 from timelike.train import prepare_events, rehearse, train
 
 STEP_LABELS = {"low": "part_eta < 0.5", "high": "part_eta > 1"}
@@ -161,6 +163,27 @@ def test_what_is_known_of_streamed_validation_events_is_that_in_memory(
         np.testing.assert_array_equal(getattr(streamed.known, name), getattr(kept, name))
     assert len(streamed) == len(kept)
     assert streamed.known.values.nbytes == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_spool_has_room_for_what_it_was_said_to_need(
+    stream_config: Path, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[int] = []
+    plain = Spool.__init__
+
+    def made(self: Spool, folder: Path, largest: int) -> None:
+        said.append(largest)
+        plain(self, folder, largest)
+
+    monkeypatch.setattr(Spool, "__init__", made)
+    prepared = prepare(of_task(stream_config, task, data__stream={"buffer": 50, "spool": str(tmp_path)}))
+    assert isinstance(prepared.training, Training)
+    assert isinstance(prepared.validation, Validation)
+    assert sum(map(len, prepared.training.read(prepared.training.chunks))) == len(prepared.training)
+    assert sum(map(len, prepared.validation)) == len(prepared.validation)
+    assert 0 < sum(spool.size for spool in prepared.spools) <= said[0] == said[1]
+    prepared.close()
 
 
 def test_the_first_lines_say_what_is_told(stream_config: Path) -> None:

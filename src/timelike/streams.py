@@ -14,7 +14,6 @@ ahead, the one being read, and a block of drawn events.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -26,19 +25,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from timelike.batches import Batch, class_factors, signed
-from timelike.checkpoint import fingerprint
-from timelike.config import Config, DataConfig
+from timelike.batches import Batch
 from timelike.data.answers import answered_steps, filled
 from timelike.data.shuffle import Ahead, ShuffleBuffer
-from timelike.data.spool import Spool, described, spool_folder
-from timelike.data.streaming import Chunk, Piece, Reader, Skipped, Survey
+from timelike.data.spool import Spool
+from timelike.data.streaming import Chunk, Piece, Reader
 from timelike.data.transforms import FittedTransforms
-from timelike.errors import DataError
 from timelike.nn import Ragged
 from timelike.sequences import Sequences
 
-__all__ = ["Prepared", "StreamBatches", "Training", "Validation", "prepare"]
+__all__ = ["StreamBatches", "Training", "Validation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,21 +108,30 @@ class Training:
         # No more than a batch needs: the rest would wait in the buffer too.
         return self.transforms.apply(events.replace(weights=weights, events=None))
 
-    def weights_of_steps(
-        self, events: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64], given: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float64]:
-        """Give the weights [N] of steps, as `timelike.batches.answer_weights` does.
+    def of_steps(
+        self, given: npt.NDArray[Any], lengths: npt.NDArray[np.int64], of_events: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Give what a batch has of its steps: answers, 0 where there are none, and weights for the loss.
+
+        As `timelike.batches.answer_weights` and `ShuffledBatches` do for events in memory: a loss is a mean
+        over the steps of a batch, and each step is to count the same, however many the batch has.
 
         Parameters
         ----------
-        events, lengths : array [B]
-            Weights of the events as `read` gives them, and how many steps they have.
         given : array [N] or [N, K]
-            Labels or targets of the steps.
+            Labels or targets of steps, as in `Sequences`.
+        lengths, of_events : array [B]
+            How many steps the events have, and their weights as `read` gives them.
+
+        Returns
+        -------
+        array [N] or [N, K], and array [N]
         """
         answered = answered_steps(given)
-        factors = self.factors[filled(given, answered)] if given.ndim == 1 else self.factors[0]
-        return np.where(answered, np.repeat(events, lengths) * factors, 0.0)
+        values = filled(given, answered)
+        factors = self.factors[values] if given.ndim == 1 else self.factors[0]
+        share = len(given) / (len(lengths) * self.steps_of_one)
+        return values, np.where(answered, np.repeat(of_events, lengths) * factors * share, 0.0)
 
     def batches(self, *, batch_size: int, dtype: torch.dtype, seed: int, epochs: int) -> StreamBatches:
         """Give the batches of so many epochs."""
@@ -215,12 +220,8 @@ class StreamBatches:
                 for of in (self._training.answers, "weights")
             )
             if self._training.per_step:
-                found = given.numpy()
-                of_steps = self._training.weights_of_steps(weights.numpy(), lengths, found)
-                # As in `ShuffledBatches`: each step is to count the same, however many a batch has.
-                share = len(rows) / (len(lengths) * self._training.steps_of_one)
-                weights = torch.from_numpy(of_steps * share)
-                given = torch.from_numpy(filled(found, answered_steps(found)))
+                of_steps = self._training.of_steps(given.numpy(), lengths, weights.numpy())
+                given, weights = map(torch.from_numpy, of_steps)
             labels = given.to(self._dtype) if given.is_floating_point() else given
             yield Batch(Ragged(rows, offsets), labels, weights.to(self._dtype))
 
@@ -321,159 +322,3 @@ def _spooled(
             if spool is not None:
                 spool.put(chunk, events)
             yield events
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What a training takes, and what is said of it."""
-
-    training: Sequences | Training  # transformed, or transforming
-    validation: Sequences | Validation
-    transforms: FittedTransforms
-    events: dict[str, int]  # of each part
-    classes: tuple[int, ...]  # events of each, or steps; none where there are no classes
-    steps: int
-    fingerprint: str
-    skipped: tuple[Skipped, ...] = ()
-    n_files: int = 0  # that are streamed, those that are skipped included
-    per_step: bool = False  # whether classes are those of steps
-    spools: tuple[Spool, ...] = ()
-    spooled: str = ""  # where to, and how much at most
-
-    def news(self) -> list[str]:
-        """Say what has happened to spools."""
-        return [news for spool in self.spools if (news := spool.news())]
-
-    def close(self) -> None:
-        """Give back what was only needed for training."""
-        for spool in self.spools:
-            spool.close()
-
-    def about(self, data: DataConfig) -> str:
-        """Say in a line what the data are, which were read as this says."""
-        parts = ", ".join(f"{n:,} {part}" for part, n in self.events.items())
-        if self.classes:
-            of = "steps " if self.per_step else ""
-            classes = ", ".join(
-                f"{n:,} {of}{name}" for name, n in zip(data.class_names, self.classes, strict=True)
-            )
-        else:
-            classes = f"{'labels' if data.multilabel else 'targets'} {', '.join(data.class_names)}"
-        streamed = f", streamed from {self.n_files - len(self.skipped)} files" if self.n_files else ""
-        return (
-            f"data: {sum(self.events.values()):,} events ({classes}; {parts}), {self.steps:,} steps of "
-            f"{len(self.transforms.names)} variables{streamed}"
-        )
-
-    def left_out(self) -> str:
-        """Say in a line which files are skipped; nothing, where none are."""
-        names = [skipped.file for skipped in self.skipped]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        return f"skipped {len(names)} of {self.n_files} files: {', '.join(names[:5])}{more}" if names else ""
-
-
-def prepare(config: Config) -> Prepared:
-    """Read all files of a config with `data.stream` once.
-
-    Parameters
-    ----------
-    config : Config
-
-    Raises
-    ------
-    DataError
-        If the files do not hold what the config says.
-    """
-
-    def made_of(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return signed(weights, config.training.negative_weights)
-
-    reader = Reader(config)
-    survey, skipped = reader.survey(
-        seed=config.training.seed, signed=made_of, mark=lambda events: fingerprint({"": events})
-    )
-    assert survey.fit is not None
-    transforms = survey.fit.fitted()
-    _check_answers(config, survey)
-    factors = class_factors(
-        config.data.class_names if config.data.exclusive else ("",),
-        survey.answers[0],
-        survey.sums,
-        balance=config.training.class_balance,
-        where="training",
-    )
-    n_batched = sum(chunk.n_batched for chunk in survey.chunks)
-    if per_step := config.data.per == "step":  # a mean of one over all steps, those without answers included
-        factors *= survey.rows[0] / survey.answers[0].sum()
-    of_training = tuple(chunk for chunk in survey.chunks if chunk.n_batched)
-    of_validation = tuple(chunk for chunk in survey.chunks if chunk.counts[1])
-    spools, spooled = _spools(config, survey, transforms)
-    validation: Sequences | Validation
-    if survey.validation is not None:
-        few: list[Sequences] = []
-        while survey.validation:  # each is let go when it is transformed
-            few.append(transforms.apply(survey.validation.pop(0)))
-        validation = Sequences.concatenate(few)
-    else:
-        validation = Validation(
-            reader,
-            of_validation,
-            transforms,
-            Sequences.concatenate(survey.known),
-            spools[1] if spools else None,
-        )
-    marks = "\n".join([*survey.marks, *(name.file for name in skipped)])
-    return Prepared(
-        Training(
-            reader,
-            of_training,
-            transforms,
-            made_of,
-            factors,
-            config.data.answers,
-            survey.rows[0] / n_batched,
-            spools[0] if spools else None,
-        ),
-        validation,
-        transforms,
-        survey.events,
-        tuple(map(int, survey.answers.sum(axis=0))) if config.data.exclusive else (),
-        int(survey.rows.sum()),
-        hashlib.blake2b(marks.encode(), digest_size=16).hexdigest(),
-        skipped,
-        reader.n_files,
-        per_step=per_step,
-        spools=spools,
-        spooled=spooled,
-    )
-
-
-def _check_answers(config: Config, survey: Survey) -> None:
-    """Refuse answers that cannot be learned from."""
-    data = config.data
-    if data.per == "step" and not survey.answers[0].any():
-        raise DataError(f"training: no step has any {data.answers.removeprefix('step_')}")
-    if config.training.loss == "poisson":
-        for name, lowest in zip(data.class_names, survey.lowest, strict=True):
-            if lowest < 0:
-                raise DataError(
-                    f"training.loss: poisson: the lowest of data.targets.{name} is {lowest:g}; "
-                    "0 or more is needed"
-                )
-
-
-def _spools(config: Config, survey: Survey, transforms: FittedTransforms) -> tuple[tuple[Spool, ...], str]:
-    """Make spools of training and validation events, if the config says so and they are not in memory."""
-    assert config.data.stream is not None
-    given = config.data.stream.spool
-    if given is False:
-        return (), ""
-    folder = spool_folder(given, config.base, config.run_folder)
-    # Steps are known of all parts together: it may become as large, and mostly is less.
-    row = len(transforms.outputs) * np.dtype(config.training.dtype).itemsize
-    n_rows, n_events = int(survey.rows.sum()), sum(survey.events.values())
-    answer = 8 if config.data.exclusive else 8 * len(config.data.class_names)
-    answers = answer * (n_rows if config.data.per == "step" else n_events)
-    largest = n_rows * row + 16 * n_events + answers + 8 * len(survey.chunks)
-    n = 1 if survey.validation is not None else 2
-    return tuple(Spool(folder, largest) for _ in range(n)), f"spool: at most {described(largest)} in {folder}"

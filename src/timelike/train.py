@@ -42,11 +42,11 @@ from timelike.inspect.runlog import LOGS, RunLog
 from timelike.model import Model, save_model
 from timelike.modelfile import read_model_file
 from timelike.network import Network
+from timelike.preparation import Prepared, prepare
 from timelike.progress import Progress, Silent
 from timelike.resuming import Change, completed, decisive, differences
 from timelike.reweighting import Flattening
 from timelike.sequences import Sequences
-from timelike.streams import Prepared, prepare
 
 __all__ = [
     "CHECKPOINT",
