@@ -94,7 +94,7 @@ class Training:
     def read(self, chunks: Sequence[Chunk]) -> Iterator[Sequences]:
         """Read pieces: their training events, transformed, with the weights that the loss takes.
 
-        Per step they are those of the events, of either sign as the loss takes them, but for the factors.
+        Per step the weights are those of the events, without the factors: see `of_steps`.
         """
         return _spooled(self.reader, chunks, self._made_of, self.spool)
 
