@@ -421,7 +421,7 @@ def rewritten(path: Path, change: Any) -> None:
         (lambda meta, _: meta["ensemble"]["members"][2].pop("transforms"), "member 2 .* lacks 'transforms'"),
         (lambda meta, _: meta.update(ensemble=[]), "lacks its folds"),
         (lambda meta, _: meta["ensemble"]["folds"].update(number=4.5), "lacks its folds"),
-        (lambda meta, _: meta["ensemble"]["folds"].update(by=3), "header cannot be used: by"),
+        (lambda meta, _: meta["ensemble"]["folds"].update(by=3), "folds that are not"),
         (lambda _, tensors: tensors.pop("fold.2.head.0.bias"), r"tensor 'fold\.2\.head\.0\.bias'"),
         (lambda _, tensors: tensors.update(more=np.zeros(2, np.float32)), "'more' does not belong"),
     ],
