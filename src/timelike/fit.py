@@ -424,10 +424,12 @@ def train_step(
         if not math.isfinite(value := loss.item()):
             raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
     if config.clip_norm is not None:
-        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        if not math.isfinite(norm.item()):
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(value := norm.item()):
             names = [name for name, p in network.named_parameters() if _bad(p.grad)]
             raise NotFinite(f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite")
+        if value + 1e-6 > config.clip_norm:  # else PyTorch would multiply all gradients by 1
+            nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
     optimiser.step()
     return loss
 
