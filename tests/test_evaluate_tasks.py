@@ -257,14 +257,24 @@ def test_a_label_that_is_never_decided_has_no_precision() -> None:
     assert a["recall"]["value"] == 0
 
 
-def test_a_label_that_always_holds() -> None:
+def test_a_label_that_always_holds_is_left_out() -> None:
     found = labels()
     always = found.targets.copy()
     always[:, 1] = 1
-    with pytest.raises(DataError, match="test: the label 'b' holds for every event; its area needs"):
-        evaluate_multilabel(
-            {"test": Estimates(found.values, always, found.weights, found.events)}, ["a", "b", "c"]
-        )
+    given = Estimates(found.values, always, found.weights, found.events)
+    metrics = evaluate_multilabel({"train": found, "test": given}, ["a", "b", "c"], n_bootstrap=5)
+    assert (metrics["labels"], metrics["left_out"]) == (["a", "c"], ["b"])
+    both = [metrics["test"]["labels"][name]["auc"]["value"] for name in "ac"]
+    assert metrics["test"]["auc_macro"]["value"] == pytest.approx(np.mean(both), rel=1e-15)
+    whole = evaluate_multilabel({"test": found}, ["a", "b", "c"], n_bootstrap=0)["test"]["labels"]
+    assert metrics["test"]["labels"]["c"]["auc"]["value"] == whole["c"]["auc"]["value"]
+    right = (found.values > 0.5) == (always == 1)  # decisions are of all labels
+    accuracy = np.average(right.mean(axis=1), weights=found.weights)
+    assert metrics["test"]["accuracy"]["value"] == pytest.approx(accuracy, rel=1e-12)
+    assert lines_of_merit(metrics)[-1] == "without b, of which train or test has none, or nothing else"
+    alone = Estimates(found.values[:, 1:2], always[:, 1:2], found.weights, found.events)
+    with pytest.raises(DataError, match="each label holds for every row of test, or for none"):
+        evaluate_multilabel({"test": alone}, ["b"])
 
 
 def test_train_and_test_are_compared_label_by_label() -> None:

@@ -54,6 +54,8 @@ def _of_labels(metrics: Mapping[str, Any]) -> list[str]:
     for name, one in test["labels"].items():
         there = train["labels"][name]["auc"]
         lines.append(f"AUC of {name} {_with_error(one['auc'])} (train {_with_error(there)})")
+    if left_out := metrics["left_out"]:
+        lines.append(f"without {', '.join(left_out)}, of which train or test has none, or nothing else")
     return lines
 
 

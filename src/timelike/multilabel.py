@@ -1,8 +1,9 @@
 """Judging labels of which any number may hold: each against its absence, with uncertainties.
 
 `evaluate_multilabel` makes the nested dictionary that becomes ``metrics.json``, as `timelike.evaluate` does
-for classes. At the top: ``task`` ("multilabel"), ``unit``, ``labels``, ``bootstrap``, ``overtraining`` and
-one entry per split, such as ``test``. In a split:
+for classes. At the top: ``task`` ("multilabel"), ``unit``, ``all_labels``, ``labels`` (those that have
+figures), ``left_out`` (those that hold for all or for none in a split, which has no area of them then),
+``bootstrap``, ``overtraining`` and one entry per split, such as ``test``. In a split:
 
 - ``events``, ``sum_of_weights``, ``auc_macro`` (the mean of the labels' areas);
 - ``accuracy``, the share of right decisions (probability above 1/2) over all labels, and
@@ -57,7 +58,8 @@ def evaluate_multilabel(
     Raises
     ------
     DataError
-        If a split cannot be evaluated: a label always holds, or never.
+        If a split cannot be evaluated: each label always holds, or never, or weights do not sum to more
+        than 0.
     ConfigError
         If a negative number of replicas is given.
 
@@ -76,28 +78,34 @@ def evaluate_multilabel(
         raise DataError("no split to evaluate")
     for split, found in estimates.items():
         found.check(names, split)
-        for k, name in enumerate(names):
-            if len(set(found.targets[:, k])) == 1:
-                share = "every" if found.targets[0, k] else "no"
-                unit = "event" if found.groups is None else "step"
-                raise DataError(
-                    f"{split}: the label '{name}' holds for {share} {unit}; "
-                    "its area needs some where it holds and some where it does not"
-                )
+    told = {
+        name: k
+        for k, name in enumerate(names)
+        if all(len(np.unique(found.targets[:, k])) == 2 for found in estimates.values())
+    }
+    if not told:
+        raise DataError(
+            f"each label holds for every row of {' or '.join(estimates)}, or for none; an area needs some "
+            "where it holds and some where it does not"
+        )
+    for split, found in estimates.items():
+        for name, k in told.items():
             of_label(found, k).check((f"not {name}", name), split)
     metrics: dict[str, Any] = {
         "task": "multilabel",
         "unit": unit_of(estimates),
-        "labels": list(names),
+        "all_labels": list(names),
+        "labels": list(told),
+        "left_out": [name for name in names if name not in told],
         "bootstrap": {"replicas": n_bootstrap, "seed": seed},
     }
     for split, found in estimates.items():
-        metrics[split] = _evaluate_split(found, names, n_bootstrap, (seed, *split.encode()))
+        metrics[split] = _evaluate_split(found, told, n_bootstrap, (seed, *split.encode()))
     metrics["overtraining"] = None
     if "train" in estimates and "test" in estimates and metrics["unit"] == "event":
         both = {split: estimates[split] for split in ("train", "test")}
         by_label = {
-            name: {split: of_label(found, k) for split, found in both.items()} for k, name in enumerate(names)
+            name: {split: of_label(found, k) for split, found in both.items()} for name, k in told.items()
         }
         metrics["overtraining"] = compare_labels(
             by_label, {split: metrics[split]["auc_macro"] for split in both}
@@ -118,9 +126,9 @@ def of_label(found: Estimates, k: int) -> Predictions:
 
 
 def _evaluate_split(
-    found: Estimates, names: Sequence[str], n_bootstrap: int, seed: Sequence[int]
+    found: Estimates, told: Mapping[str, int], n_bootstrap: int, seed: Sequence[int]
 ) -> dict[str, Any]:
-    rankings = [Ranking(of_label(found, k), 1) for k in range(len(names))]
+    rankings = [Ranking(of_label(found, k), 1) for k in told.values()]
     holds, said = found.targets == 1, found.values > 0.5
     right = holds == said
     columns = np.column_stack(
@@ -132,11 +140,11 @@ def _evaluate_split(
             ranking.add(block)
         parts.append(block @ columns)
     sums = np.concatenate(parts)
-    n = len(names)
+    n = holds.shape[1]
     total = np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
     of_holds, of_said, of_both = sums[:, 3 : 3 + n], sums[:, 3 + n : 3 + 2 * n], sums[:, 3 + 2 * n :]
     labels = {}
-    for k, (name, ranking) in enumerate(zip(names, rankings, strict=True)):
+    for (name, k), ranking in zip(told.items(), rankings, strict=True):
         labels[name] = {
             **ranking.metrics(),
             "prevalence": measured(of_holds[:, k] / total),

@@ -26,7 +26,7 @@ class OfLabels(Run):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the labels."""
+        """Names of the labels that have figures."""
         return tuple(self.metrics["labels"])
 
     @property
@@ -36,7 +36,7 @@ class OfLabels(Run):
 
     def of_label(self, split: str, name: str) -> Predictions:
         """Take a label of a split as a task of two classes."""
-        return of_label(self.predictions[split], self.names.index(name))
+        return of_label(self.predictions[split], self.metrics["all_labels"].index(name))
 
 
 def definitions(run: OfLabels) -> tuple[tuple[str, str], ...]:
@@ -125,10 +125,13 @@ def separation_power(run: OfLabels) -> Section:
         Row(name, tuple(_cell(one[key]) for key in ("precision", "recall", "f1")))
         for name, one in run.found["labels"].items()
     ]
+    lead = f"All figures are of the {run.split} {run.unit}, which the network has not seen in training."
+    if left_out := run.metrics["left_out"]:
+        lead += f" Without {', '.join(left_out)}, of which some part has none, or nothing else."
     return Section(
         "separation",
         "Separation power",
-        f"All figures are of the {run.split} {run.unit}, which the network has not seen in training.",
+        lead,
         (Figure("roc", ax, "ROC curves of all labels", caption),),
         (
             Table(head, tuple(rows)),
