@@ -189,7 +189,7 @@ def test_a_spool_has_room_for_what_it_was_said_to_need(
 def test_the_first_lines_say_what_is_told(stream_config: Path) -> None:
     for task, said in (
         ("numbers", "720 events (targets pt, n; "),
-        ("labels", "720 events (targets signal, hard; "),
+        ("labels", "720 events (labels signal, hard; "),
     ):
         assert said in rehearse(of_task(stream_config, task))
     lines = rehearse(of_task(stream_config, "classes of steps"))
