@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from timelike.data.transforms import FittedTransforms, Step
 from timelike.description import Description
+from timelike.interop.inverse import before
 from timelike.model import Ensemble, Model, model_of, predict
 from timelike.modelfile import ModelFile
 from timelike.sequences import Sequences
@@ -102,7 +102,7 @@ def probe(
     lengths = [steps] * len(_LENGTHS) if steps else [*([0] if empty else []), *_LENGTHS]
     rng = np.random.default_rng(1)
     drawn = rng.normal(size=(sum(lengths), len(description.variables)))
-    values = _before(description.transforms, drawn).astype(dtype)
+    values = before(description.transforms, drawn, rng).astype(dtype)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     sequences = Sequences(values, offsets, names=description.variables)
     model = model_of(file, "model")
@@ -140,30 +140,3 @@ def _answers(model: Model, sequences: Sequences, dtype: str) -> Floats:
     values = sequences.values.astype(dtype)
     own = Model(network, model.transforms, model.data, model.sequence)
     return predict(own, sequences.replace(values=values))
-
-
-def _before(transforms: FittedTransforms, drawn: Floats) -> Floats:
-    """Give values that the transforms bring to about those drawn; some missing, where they may be."""
-    values = drawn.copy()
-    for d, steps in enumerate(transforms.steps):
-        for step in reversed(steps):
-            values[:, d] = _undone(step, values[:, d])
-        fill = transforms.fills[d] if transforms.fills else None
-        if fill is not None:
-            values[d :: len(transforms.steps) + 7, d] = np.nan
-    return values
-
-
-def _undone(step: Step, x: Floats) -> Floats:
-    numbers = step.numbers
-    if step.kind in ("standardise", "robust"):
-        return np.asarray(numbers["mean"] + numbers["scale"] * x)
-    if step.kind in ("minmax", "clip"):
-        # mostly within the limits, some beyond them
-        return np.asarray((numbers["low"] + numbers["high"]) / 2 + (numbers["high"] - numbers["low"]) / 3 * x)
-    if step.kind in ("uniform", "gauss"):
-        middle, width = np.mean(numbers["values"]), np.ptp(numbers["values"]) or 1.0
-        return np.asarray(middle + width / 3 * x)
-    if step.kind == "log":
-        return np.asarray(np.sign(x) * np.expm1(np.abs(x)))
-    return x

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from timelike.data.transforms import FittedTransforms, Step
+from timelike.data.transforms import FittedTransforms
 from timelike.errors import ExportError, require
 from timelike.interop.exported import Exported
+from timelike.interop.inverse import before
 from timelike.interop.onnx_graph import OPSET
 from timelike.sequences import Sequences
 
@@ -164,30 +165,7 @@ def _values(transforms: FittedTransforms, lengths: Array, dtype: np.dtype[Any]) 
     """Make rows [T, D] that the transforms bring to the order of 1; where values may be missing, some are."""
     rng = np.random.default_rng(len(lengths))
     z = rng.normal(size=(int(lengths.sum()), len(transforms.names)))
-    if transforms.mix is not None:
-        z = np.linalg.solve(transforms.mix.matrix, z.T).T + transforms.mix.mean
-    for d, steps in enumerate(transforms.steps):
-        for step in reversed(steps):
-            z[:, d] = _before(step, z[:, d])
-        if transforms.fills and transforms.fills[d] is not None:
-            z[rng.random(len(z)) < 0.2, d] = np.nan
-    return np.split(z.astype(dtype), np.cumsum(lengths)[:-1])
-
-
-def _before(step: Step, z: Array) -> Array:
-    """Undo a transform, roughly where it has no inverse."""
-    numbers, x = step.numbers, z
-    if "mean" in numbers:
-        x = z * numbers["scale"] + numbers["mean"]
-    elif step.kind == "minmax":
-        x = (z + 1) / 2 * (numbers["high"] - numbers["low"]) + numbers["low"]
-    elif step.kind == "clip":
-        x = (z + 2) / 4 * (numbers["high"] - numbers["low"]) + numbers["low"]
-    elif step.kind == "log":
-        x = np.copysign(np.expm1(np.minimum(np.abs(z), 30.0)), z)
-    elif "values" in numbers:
-        x = np.interp(z, numbers["to"], numbers["values"])
-    return x
+    return np.split(before(transforms, z, rng).astype(dtype), np.cumsum(lengths)[:-1])
 
 
 def _run(session: Any, values: list[Array], lengths: Array) -> Array:
