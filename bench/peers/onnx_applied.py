@@ -11,39 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.applications import Application, batches, names, write_events
 from bench.cases import Array
 from bench.epochs import CLASSES, events, weights
+from bench.peers.onnxruntime import Runtime
 from bench.worker import Job
 
 
-class OnnxApplied:
+class OnnxApplied(Runtime):
     """A model of three nodes."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-
-    def versions(self) -> dict[str, str]:
-        return {"onnxruntime": onnxruntime.__version__}
-
-    def set_threads(self, n: int) -> None:
-        self._threads = n
-
-    def forget(self) -> None:
-        """Nothing is kept."""
 
     def variants(self, case: Application) -> tuple[str, ...]:
         return ("in order", "by length")
 
     def prepare(self, case: Application, variant: str) -> Job:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = self._threads
-        session = onnxruntime.InferenceSession(
-            model(case).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = self.session(model(case))
 
         def scores(x: Array, offsets: Array) -> Array:
             found = np.empty((len(offsets) - 1, CLASSES), np.float32)

@@ -16,8 +16,8 @@ from bench.cases import Array, Case, arrays
 from bench.worker import Job
 
 
-class OnnxRuntime:
-    """The LSTM operator of ONNX."""
+class Runtime:
+    """What all peers that run by ONNX Runtime have in common."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -31,6 +31,17 @@ class OnnxRuntime:
     def forget(self) -> None:
         """Nothing is kept."""
 
+    def session(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = self._threads
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+
+class OnnxRuntime(Runtime):
+    """The LSTM operator of ONNX."""
+
     def variants(self, case: Case) -> tuple[str, ...]:
         if case.cell != "lstm" or case.dtype != "float32" or case.recompute:
             return ()
@@ -38,11 +49,7 @@ class OnnxRuntime:
 
     def prepare(self, case: Case, variant: str) -> Job:
         numbers = arrays(case)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = self._threads
-        session = onnxruntime.InferenceSession(
-            model(case, numbers).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = self.session(model(case, numbers))
         inputs = {"x": numbers["x"]} | {name: numbers[name][None] for name in ("h0", "c0") if name in numbers}
         outputs = [output.name for output in session.get_outputs()]
         if variant == "arrays":

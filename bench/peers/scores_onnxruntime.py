@@ -13,35 +13,19 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.cases import Array
-from bench.peers.onnxruntime import reordered
+from bench.peers.onnxruntime import Runtime, reordered
 from bench.scores import CLASSES, Scores, lengths, parameters, steps
 from bench.worker import Job
 
 
-class Graph:
+class Graph(Runtime):
     """ONNX Runtime."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-
-    def versions(self) -> dict[str, str]:
-        return {"onnxruntime": onnxruntime.__version__}
-
-    def set_threads(self, n: int) -> None:
-        self._threads = n
-
-    def forget(self) -> None:
-        """Nothing is kept."""
 
     def variants(self, case: Scores) -> tuple[str, ...]:
         return ("arrays", "bound")
 
     def prepare(self, case: Scores, variant: str) -> Job:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = self._threads
-        session = onnxruntime.InferenceSession(
-            graph(case).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = self.session(graph(case))
         names = [output.name for output in session.get_outputs()]
         x, zeros = padded(case), np.zeros((1, 1, case.size.H), np.float32)
         if case.kind != "streamed":
