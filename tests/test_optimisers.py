@@ -89,7 +89,7 @@ def test_steps_are_those_of_the_formula(name: str) -> None:
     start = layer.weight.detach().numpy().copy()
     stepper = make_optimiser(layer, TrainingConfig.model_validate_json(json.dumps({"optimiser": optimiser})))
     for g in gradients:
-        layer.weight.grad = torch.from_numpy(g)
+        stepper.gather([torch.from_numpy(g)])
         stepper.step()
     moved = layer.weight.detach().numpy() - start
     # Numbers of order 1, some ten roundings for each of 6 steps.
@@ -105,7 +105,7 @@ def test_weight_decay_adds_to_the_gradient(name: str) -> None:
         given = {"name": name, "epsilon_in_root": True, "weight_decay": decay}
         stepper = make_optimiser(layer, TrainingConfig.model_validate_json(json.dumps({"optimiser": given})))
         for _ in range(2):
-            layer.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
+            stepper.gather([torch.full((1, 1), gradient, dtype=torch.float64)])
             stepper.step()
         return layer.weight.item()
 
@@ -130,11 +130,11 @@ def test_a_state_goes_on_where_it_was_left() -> None:
     def run(layer, steps, state=None):
         stepper = make_optimiser(layer, config)
         if state is not None:
-            stepper.load_state_dict(state)
+            stepper.torch.load_state_dict(state)
         for g in steps:
-            layer.weight.grad = g.clone()
+            stepper.gather([g])
             stepper.step()
-        return stepper.state_dict()
+        return stepper.torch.state_dict()
 
     whole, parts = (nn.Linear(3, 2, bias=False) for _ in range(2))
     parts.load_state_dict(whole.state_dict())

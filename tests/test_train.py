@@ -421,7 +421,7 @@ def test_the_rate_rises_at_the_beginning() -> None:
     config = training(epochs=2, batch_size=20, optimiser=plain, schedule={"name": "constant", "warmup": 4})
     net = network()
     optimiser = make_optimiser(net, config)
-    schedule = fit_module._Schedule(optimiser, config, 3)
+    schedule = fit_module._Schedule(optimiser.torch, config, 3)
     rates = [schedule.rate]
     for _ in range(6):
         optimiser.step()
@@ -429,7 +429,7 @@ def test_the_rate_rises_at_the_beginning() -> None:
         rates.append(schedule.rate)
     assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
     cosine = training(epochs=2, optimiser=plain, schedule={"name": "cosine", "warmup": 1})
-    schedule = fit_module._Schedule(make_optimiser(net, cosine), cosine, 2)
+    schedule = fit_module._Schedule(make_optimiser(net, cosine).torch, cosine, 2)
     got = [schedule.rate]
     for _ in range(4):
         schedule._optimiser.step()

@@ -14,7 +14,7 @@ from timelike.batches import Batch, ShuffledBatches
 from timelike.config import AdamConfig, HeadConfig, LSTMConfig, NetworkConfig, TrainingConfig
 from timelike.network import Network
 from timelike.nn import Ragged
-from timelike.optimisers import make_optimiser
+from timelike.optimisers import Optimiser, make_optimiser
 from timelike.progress import Silent
 from timelike.sequences import Sequences
 
@@ -40,7 +40,7 @@ class Fit(Loop):
             optimiser=AdamConfig(learning_rate=LEARNING_RATE), batch_size=epoch.size.B, clip_norm=None
         )
 
-        def start() -> tuple[Network, torch.optim.Optimizer]:
+        def start() -> tuple[Network, Optimiser]:
             layers = NetworkConfig(recurrent=(LSTMConfig(units=epoch.size.H),), head=HeadConfig(units=()))
             network = Network(layers, epoch.size.D, CLASSES, dtype=dtype)
             given = weights(epoch)
@@ -55,7 +55,7 @@ class Fit(Loop):
             seed=epoch.seed,
         )
         network, optimiser = start()
-        schedule = fit._Schedule(optimiser, config, len(batches))
+        schedule = fit._Schedule(optimiser.torch, config, len(batches))
 
         def results() -> dict[str, Array]:
             model, adam = start()

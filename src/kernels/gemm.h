@@ -23,16 +23,16 @@ TIMELIKE_INLINE void multiply_add(Vec<T> (&acc)[R][P * SLOTS], const T* a, int64
   constexpr int L = Lanes<T>::count;
   for (int64_t k = 0; k < K; ++k) {
     Vec<T> w[P * COUNT];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int g = 0; g < COUNT; ++g) w[p * COUNT + g] = load(b + p * panel_stride + g * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec<T> v = broadcast(a[r * row_stride]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int g = 0; g < COUNT; ++g)
           acc[r][p * SLOTS + FIRST + g] = fma(v, w[p * COUNT + g], acc[r][p * SLOTS + FIRST + g]);
     }
@@ -97,9 +97,9 @@ TIMELIKE_INLINE void product_tile(const Rowset<T>& a, const T* b, int64_t b_pane
       multiply_add<R, P, G, 0, G, 1, T>(acc, a.data + whole * a.panel_stride + s * L, a.row_stride,
                                         b + (whole * width + s * L) * line, line, b_panel_stride,
                                         a.units - whole * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < P * G; ++j) {
       const int n = columns - j * L;
       if (n <= 0) continue;

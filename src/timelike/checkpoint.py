@@ -23,7 +23,7 @@ from timelike.sequences import Sequences
 
 __all__ = ["Snapshot", "fingerprint", "read_snapshot", "write_snapshot"]
 
-_KEY, _VERSION = "timelike checkpoint", 1
+_KEY, _VERSION = "timelike checkpoint", 2
 
 
 @dataclass(frozen=True, eq=False)

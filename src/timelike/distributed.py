@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from timelike.batches import Batch
 from timelike.errors import ConfigError, TimelikeError
@@ -78,23 +78,24 @@ class Ranks:
         weights = batch.weights[at] * (len(at) / len(batch.weights))
         return Batch(Ragged(values, torch.from_numpy(cuts)), batch.labels[at], weights)
 
-    def sum(self, network: nn.Module, loss: Tensor) -> Tensor:
-        """Sum the gradients over all ranks, in place, and the loss, which is given back.
+    def sum(self, gradient: Tensor, loss: Tensor) -> Tensor:
+        """Sum the gradient over all ranks, in place, and the loss, which is given back.
+
+        Parameters
+        ----------
+        gradient : Tensor, flat
+        loss : Tensor of one number
 
         Raises
         ------
         RankError
             If another rank is gone.
         """
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        flat = torch.cat([loss.detach().reshape(1), *(g.reshape(-1) for g in gradients)])
+        both = torch.cat([loss.reshape(1), gradient])
         with _together():
-            distributed.all_reduce(flat)
-        first = 1
-        for g in gradients:
-            g.copy_(flat[first : first + g.numel()].view_as(g))
-            first += g.numel()
-        return flat[0]
+            distributed.all_reduce(both)
+        gradient.copy_(both[1:])
+        return both[0]
 
     def check_same(self, what: str, value: str) -> None:
         """Raise if not all ranks have the same of something, in this form.

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from timelike.backpropagation import loss_and_gradients
 from timelike.batches import Batch, Batches, ShuffledBatches, answer_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
@@ -29,7 +31,7 @@ from timelike.inspect.watch import Watch
 from timelike.losses import check_targets, loss_of, penalty
 from timelike.network import Network
 from timelike.nn import Ragged
-from timelike.optimisers import make_optimiser
+from timelike.optimisers import Optimiser, make_optimiser
 from timelike.progress import Progress, Silent
 from timelike.sequences import Sequences
 from timelike.streams import Training, Validation
@@ -278,7 +280,7 @@ class _Fit:
             how |= {"regression": self._regression, "per_step": self.network.per_step}
             self.batches = ShuffledBatches(given, self._weights, **how)
         self.optimiser = make_optimiser(self.network, phase)
-        self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
+        self.schedule = _Schedule(self.optimiser.torch, phase, len(self.batches))
         self.best.begin(phase.early_stopping)
         decay = self._config.average
         self.average = None if decay is None else _Average(self.network, decay)
@@ -303,7 +305,7 @@ class _Fit:
         """Give all of it, as it is between two batches."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
+        for number, state in self.optimiser.torch.state_dict()["state"].items():
             given = {key: value for key, value in state.items() if value is not None}
             tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in given.items()}
         if self.average:
@@ -316,7 +318,7 @@ class _Fit:
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best.state(),
             "schedule": self.schedule.state(),
-            "rates": [(group["lr"], group.get("initial_lr")) for group in self.optimiser.param_groups],
+            "rates": [(group["lr"], group.get("initial_lr")) for group in self.optimiser.torch.param_groups],
             "order": self.batches.random_state(within=self.place.done > 0),
             "steps": self._watch.steps if self._watch else 0,
         }
@@ -335,8 +337,8 @@ class _Fit:
         for name, tensor in snapshot.part("optimiser.").items():
             number, _, key = name.partition(".")
             state.setdefault(int(number), {})[key] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        groups = self.optimiser.torch.state_dict()["param_groups"]
+        self.optimiser.torch.load_state_dict({"state": state, "param_groups": groups})
         if self.average:
             self.average.weights = snapshot.part("average.")
         self.best.restore(values["best"])
@@ -347,7 +349,9 @@ class _Fit:
             metrics = [self.best.metric(epoch) for epoch in of_phase]
             self.schedule.replay(metrics, len(self.batches), self.place.done)
         else:
-            for group, (rate, initial) in zip(self.optimiser.param_groups, values["rates"], strict=True):
+            for group, (rate, initial) in zip(
+                self.optimiser.torch.param_groups, values["rates"], strict=True
+            ):
                 group["lr"] = rate
                 if initial is not None:
                     group["initial_lr"] = initial
@@ -360,7 +364,7 @@ class _Fit:
 def run_epoch(
     network: Network,
     batches: Batches,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     schedule: _Schedule,
     config: TrainingConfig,
     number: int,
@@ -397,39 +401,37 @@ def run_epoch(
 
 def train_step(
     network: Network,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     batch: Batch,
     config: TrainingConfig,
     watch: Watch | None = None,
     ranks: Ranks | None = None,
 ) -> Tensor:
     """Change the weights by one batch and give its loss; of several ranks each takes a part of it."""
-    loss_of_batch = loss_of(config, network.config.head)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for p in parameters:  # zero_grad of the network walks all modules, the optimiser's calls hooks
-        p.grad = None
     if ranks is not None:
         batch = ranks.share(batch, per_step=network.per_step)
+    penalised = config.regularisation if ranks is None or ranks.rank == 0 else None
     with nullcontext() if watch is None else watch.step():
-        loss = loss_of_batch(network(batch.rows), batch.labels, batch.weights)
-        if config.regularisation is not None and (ranks is None or ranks.rank == 0):
-            loss = loss + penalty(network, config.regularisation)
-        if ranks is None and not math.isfinite(value := loss.item()):
-            raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
-        loss.backward()  # type: ignore[no-untyped-call]
-    loss = loss.detach()
+        loss, gradients = loss_and_gradients(
+            network,
+            batch,
+            loss_of(config, network.config.head),
+            None if penalised is None else partial(penalty, network, penalised),
+        )
+        optimiser.gather(gradients)
     if ranks is not None:
         # Asked of the sum: so all ranks stop together, and none waits for another.
-        loss = ranks.sum(network, loss)
-        if not math.isfinite(value := loss.item()):
-            raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
+        loss = ranks.sum(optimiser.gradient, loss)
+    if not math.isfinite(value := loss.item()):
+        raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
     if config.clip_norm is not None:
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(optimiser.gradient)
         if not math.isfinite(value := norm.item()):
-            names = [name for name, p in network.named_parameters() if _bad(p.grad)]
+            trained = [name for name, p in network.named_parameters() if p.requires_grad]
+            names = [name for name, g in zip(trained, optimiser.gradients(), strict=True) if _bad(g)]
             raise NotFinite(f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite")
         if value + 1e-6 > config.clip_norm:  # else PyTorch would multiply all gradients by 1
-            nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+            optimiser.clip(norm, config.clip_norm)
     optimiser.step()
     return loss
 

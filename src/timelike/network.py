@@ -24,9 +24,9 @@ from timelike.nn import GRU, LSTM, RNN, Ragged
 from timelike.ragged import cuts
 from timelike.sequences import Sequences
 
-__all__ = ["Network", "evaluating", "logits", "outputs", "pool", "ragged"]
+__all__ = ["ACTIVATIONS", "Network", "evaluating", "logits", "outputs", "pool", "ragged"]
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "elu": nn.functional.elu,
@@ -132,7 +132,7 @@ class Network(nn.Module):
         for index, (layer, activation) in enumerate(
             zip(self.head, self.config.head.activations, strict=False)
         ):
-            x = _ACTIVATIONS[activation](layer(self._normed(index, x)))
+            x = ACTIVATIONS[activation](layer(self._normed(index, x)))
             x = nn.functional.dropout(x, self.config.head.dropout, self.training)
         scores: Tensor = self.head[-1](self._normed(len(self.head) - 1, x))
         # The sigmoid of a number is the softmax of it and 0.

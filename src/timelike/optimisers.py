@@ -1,13 +1,19 @@
-"""Optimisers of a config: those of torch, and what it lacks of others."""
+"""Optimisers of a config: those of torch, and what it lacks of others.
+
+All weights of a network are one tensor to them, of which the network's own are pieces: a step of a small
+network is calls more than arithmetic, and so it is one call in place of one for each weight.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 from timelike.config import (
     AdadeltaConfig,
@@ -18,20 +24,80 @@ from timelike.config import (
     TrainingConfig,
 )
 
-__all__ = ["EpsilonInRoot", "make_optimiser"]
+__all__ = ["EpsilonInRoot", "Optimiser", "make_optimiser"]
 
 
-def make_optimiser(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+class Optimiser:
+    """An optimiser of torch for all weights of a network at once.
+
+    From now on the weights that are trained lie one behind the other, in the order of ``parameters()``.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Its weights move to other memory, and stay what they are.
+    make : callable
+        Gives the optimiser of a list of parameters, which has one element. Its update of a number may depend
+        on the gradients of that number alone.
+
+    Attributes
+    ----------
+    torch : torch.optim.Optimizer
+    parameters : tuple of Parameter
+        The weights that are trained.
+    gradient : Tensor
+        Of all of them, flat; `gather` fills it.
+    """
+
+    def __init__(
+        self, network: nn.Module, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    ) -> None:
+        self.parameters = tuple(p for p in network.parameters() if p.requires_grad)
+        self._sizes = [p.numel() for p in self.parameters]
+        self._whole = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
+        for p, piece in zip(self.parameters, self._pieces(self._whole.detach()), strict=True):
+            p.data = piece
+        self.gradient = self._whole.grad = torch.zeros_like(self._whole)
+        self.torch = make([self._whole])
+
+    def gather(self, gradients: Sequence[Tensor | None]) -> None:
+        """Take the gradients of the parameters, in their order; None stands for zeros."""
+        flat = [
+            p.new_zeros(p.numel()) if g is None else g.reshape(-1)
+            for p, g in zip(self.parameters, gradients, strict=True)
+        ]
+        torch.cat(flat, out=self.gradient)
+
+    def gradients(self) -> list[Tensor]:
+        """Give the gradient as those of the parameters: views of it."""
+        return self._pieces(self.gradient)
+
+    def _pieces(self, flat: Tensor) -> list[Tensor]:
+        pieces = torch.split(flat, self._sizes)
+        return [piece.view_as(p) for p, piece in zip(self.parameters, pieces, strict=True)]
+
+    def clip(self, norm: Tensor, most: float) -> None:
+        """Scale the gradient, whose norm is `norm`, to a norm of at most `most`."""
+        nn.utils.clip_grads_with_norm_([self._whole], most, norm)
+
+    def step(self) -> None:
+        """Change the weights by the gradient."""
+        self.torch.step()
+
+
+def make_optimiser(network: nn.Module, config: TrainingConfig) -> Optimiser:
     """Make the optimiser of a config; fused where torch has that, which is three times as fast here."""
-    given, parameters = config.optimiser, list(network.parameters())
+    return Optimiser(network, lambda parameters: _of_config(parameters, config))
+
+
+def _of_config(parameters: list[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    given = config.optimiser
     common: dict[str, Any] = {"lr": given.learning_rate, "weight_decay": given.weight_decay}
     if isinstance(given, AdamConfig):
-        kind = torch.optim.AdamW if given.name == "adamw" else torch.optim.Adam
-        betas = (given.beta1, given.beta2)
-        adam = kind(parameters, betas=betas, eps=given.epsilon, fused=True, **common)
-        if given.epsilon_hat:
-            adam.register_step_pre_hook(_with_epsilon_hat(given.epsilon))
-        return adam
+        kind = _AdamW if given.name == "adamw" else _Adam
+        made = kind(parameters, betas=(given.beta1, given.beta2), eps=given.epsilon, fused=True, **common)
+        made.epsilon_hat = given.epsilon if given.epsilon_hat else None
+        return made
     if isinstance(given, SGDConfig):
         return torch.optim.SGD(
             parameters, momentum=given.momentum, nesterov=given.nesterov, fused=True, **common
@@ -48,16 +114,56 @@ def make_optimiser(network: nn.Module, config: TrainingConfig) -> torch.optim.Op
     )
 
 
-def _with_epsilon_hat(epsilon: float) -> Callable[..., None]:
-    """Give each step of Adam the epsilon that is to the corrected root what epsilon-hat is to the other."""
+class _Adam(torch.optim.Adam):
+    """Adam of one tensor by torch's own function, without what ``Adam.step`` does around it.
 
-    def before(optimiser: torch.optim.Optimizer, *_: object) -> None:
-        for group in optimiser.param_groups:
-            state = optimiser.state.get(group["params"][0])
-            step = 1 + (int(state["step"]) if state else 0)
-            group["eps"] = epsilon / math.sqrt(1 - group["betas"][1] ** step)
+    That takes longer than the step of a small network: it looks for other devices, types, states and hooks.
+    """
 
-    return before
+    _function: Callable[..., None] = staticmethod(adam)
+    epsilon_hat: float | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Change the weights by their gradient."""
+        loss = None if closure is None else closure()
+        (group,) = self.param_groups
+        (p,) = group["params"]
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        beta1, beta2 = group["betas"]
+        epsilon = group["eps"]
+        if self.epsilon_hat is not None:
+            # What is to the corrected root what epsilon-hat is to the other.
+            epsilon = self.epsilon_hat / math.sqrt(1 - beta2 ** (1 + int(state["step"])))
+        self._function(
+            [p],
+            [p.grad],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            foreach=False,
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=epsilon,
+            maximize=False,
+        )
+        return loss
+
+    step.hooked = True  # type: ignore[attr-defined]  # or torch would put a profiler's record around it
+
+
+class _AdamW(_Adam):
+    """AdamW likewise."""
+
+    _function = staticmethod(adamw)
 
 
 class EpsilonInRoot(torch.optim.Optimizer):

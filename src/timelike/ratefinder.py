@@ -116,7 +116,7 @@ def find_learning_rate(
         rates, losses, exploded = np.geomspace(low, high, steps), list[float](), False
         try:
             for batch, rate in zip(_endless(batches), [*rates, high], strict=False):
-                for group in optimiser.param_groups:
+                for group in optimiser.torch.param_groups:
                     group["lr"] = rate
                 try:
                     losses.append(train_step(network, optimiser, batch, config.training).item())

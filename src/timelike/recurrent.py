@@ -133,10 +133,10 @@ class Recurrent(nn.Module):
     @property
     def output_size(self) -> int:
         """Width K R of the outputs."""
-        return self._n_directions * self._state_size
+        return self._n_directions * self.state_size
 
     @property
-    def _state_size(self) -> int:
+    def state_size(self) -> int:
         """Numbers R of the hidden state."""
         return self.proj_size or self.hidden_size
 
@@ -223,6 +223,11 @@ class Recurrent(nn.Module):
             )
         return weights  # type: ignore[no-any-return]
 
+    def packed(self, layer: int = 0) -> tuple[LayerWeights, list[Tensor]]:
+        """Weights of a layer as the kernels read them, and as they are."""
+        weights = self._weights()[layer]
+        return self._hold(layer, weights), weights
+
     def _hold(self, layer: int, weights: Sequence[Tensor]) -> LayerWeights:
         """Pack the weights of a layer, unless they are those packed last."""
         held = self._held[layer]
@@ -242,13 +247,13 @@ class Recurrent(nn.Module):
                 raise TypeError(f"{self._kind}: hx must be a tensor h_0, got {_kinds(hx)}")
             if hx.dim() != axes:
                 raise _wrong_axes(axes, hx)
-            return self._state(hx, "hidden", self._state_size, batch), None
+            return self._state(hx, "hidden", self.state_size, batch), None
         if not _is_pair(hx):
             raise TypeError(f"{self._kind}: hx must be a tuple (h_0, c_0) of two tensors, got {_kinds(hx)}")
         h0, c0 = hx
         if h0.dim() != axes or c0.dim() != axes:
             raise _wrong_axes(axes, h0, c0)
-        h0 = self._state(h0, "hidden[0]", self._state_size, batch)
+        h0 = self._state(h0, "hidden[0]", self.state_size, batch)
         return h0, self._state(c0, "hidden[1]", self.hidden_size, batch)
 
     def _state(self, state: Tensor, name: str, size: int, batch: Batch) -> Tensor:
