@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timelike import fit
 from timelike.train import train
+from timelike.trainingstep import TrainingStep
 
 left = 0
 
@@ -44,7 +44,7 @@ def half(path: Path, content: bytes) -> int:
 
 if __name__ == "__main__":
     left = int(sys.argv[2])
-    fit.train_step = counted(fit.train_step)
+    TrainingStep.take = counted(TrainingStep.take)  # type: ignore[method-assign]
     os.replace = counted(os.replace)
     Path.write_bytes = half  # type: ignore[method-assign, assignment]
     train(sys.argv[1], resume=True)

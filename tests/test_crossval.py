@@ -24,6 +24,7 @@ from timelike.model import Ensemble, load_model, predict, save_model
 from timelike.runs import evaluate_run
 from timelike.sequences import Sequences
 from timelike.train import read_events, train
+from timelike.trainingstep import TrainingStep
 from toys import N_EVENTS, TOY_CONFIG, toy_columns, write_root
 
 BY = "event_number % folds"
@@ -184,7 +185,7 @@ def test_numbers_that_the_config_does_not_name_cannot_tell_the_fold(toy_config: 
 def test_a_fold_without_a_class_is_named_before_any_training(
     toy_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "train_step", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(TrainingStep, "take", lambda *_: pytest.fail("a step was made"))
     # 1000 + n has the label n // 2 % 2: modulo 4 tells the class.
     with pytest.raises(
         DataError, match=r"fold 0 of 4: no event of class 'signal' for test, of the 120 there are"
@@ -362,16 +363,16 @@ class Stopped(Exception):
 def test_it_goes_on_in_the_fold_where_it_stopped_to_the_same_bits(
     toy_config: Path, done: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, steps = fit_module.train_step, [0]
+    plain, steps = TrainingStep.take, [0]
 
-    def step(*given: Any) -> torch.Tensor:
+    def step(*given: Any) -> float:
         steps[0] += 1
         if steps[0] == stop:
             raise Stopped
         return plain(*given)
 
     config = load_config(toy_config, overrides={"training.checkpoint_every": 2})
-    monkeypatch.setattr(fit_module, "train_step", step)
+    monkeypatch.setattr(TrainingStep, "take", step)
     of_folds = [3 * -(-one["split"]["train"] // 16) for one in done.metrics["per_fold"]]
     stop = of_folds[0] + of_folds[1] + 15  # in the second epoch of the third
     with pytest.raises(Stopped):

@@ -19,6 +19,7 @@ from timelike.errors import DataError
 from timelike.model import load_model, predict
 from timelike.predictions import Estimates, Predictions
 from timelike.train import read_events
+from timelike.trainingstep import TrainingStep
 from toys import N_EVENTS, TOY_CONFIG, toy_columns, write_root
 
 K = 3
@@ -213,7 +214,7 @@ def test_targets_by_chance_are_not_known_out_of_fold(tmp_path: Path, monkeypatch
 def test_a_fold_that_cannot_be_judged_is_named_before_any_training(
     toy_config: Path, task: str, more: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "train_step", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(TrainingStep, "take", lambda *_: pytest.fail("a step was made"))
     with pytest.raises(DataError, match=said):
         cross_validate(of_task(toy_config, task, **more), folds=K)
 

@@ -101,15 +101,15 @@ def test_ranks_with_other_configs_are_told_so(toy_config: Path, tmp_path: Path) 
 def test_a_rank_that_dies_leaves_a_checkpoint(toy_config: Path, tmp_path: Path) -> None:
     (tmp_path / "dying.py").write_text(
         "import os, signal, sys\n"
-        "from timelike import fit\n"
+        "from timelike.trainingstep import TrainingStep\n"
         "from timelike.cli import main\n"
-        "plain, left = fit.train_step, [20]\n"
+        "plain, left = TrainingStep.take, [20]\n"
         "def step(*given):\n"
         "    left[0] -= 1\n"
         "    if left[0] == 0 and os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return plain(*given)\n"
-        "fit.train_step = step\n"
+        "TrainingStep.take = step\n"
         f"sys.exit(main(['train', {str(toy_config)!r}]))\n"
     )
     done = torchrun("dying", PYTHONPATH=str(tmp_path))

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from timelike import fit as fit_module
 from timelike.checkpoint import Snapshot, fingerprint, read_snapshot, write_snapshot
 from timelike.cli import main
 from timelike.config import load_config
@@ -26,6 +25,7 @@ from timelike.modelfile import read_model_file
 from timelike.resuming import Change
 from timelike.sequences import Sequences
 from timelike.train import CHECKPOINT, CONFIG, HISTORY, MODEL, TrainingInterrupted, TrainingResult, train
+from timelike.trainingstep import TrainingStep
 from toys import TOY_CONFIG, toy_columns, write_root
 
 STEPS = 33  # of the toy config: three epochs of eleven batches
@@ -59,16 +59,16 @@ class Stopped(Exception):
 @contextmanager
 def stopped_at(monkeypatch: pytest.MonkeyPatch, n: int) -> Iterator[None]:
     """Interrupt in the n-th step of the block, and expect that."""
-    plain, left = fit_module.train_step, [n]
+    plain, left = TrainingStep.take, [n]
 
-    def step(*given: Any) -> torch.Tensor:
+    def step(*given: Any) -> float:
         left[0] -= 1
         if left[0] == 0:
             raise Stopped
         return plain(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "train_step", step)
+        patch.setattr(TrainingStep, "take", step)
         with pytest.raises(Stopped):
             yield
 
@@ -106,16 +106,16 @@ def test_it_goes_on_to_the_same_bits(
 def test_a_step_that_was_done_is_not_done_again(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(toy_config, overrides={"training.checkpoint_every": 1})
     steps = []
-    plain = fit_module.train_step
+    plain = TrainingStep.take
 
-    def step(*given: Any) -> torch.Tensor:
+    def step(*given: Any) -> float:
         if len(steps) == 17:
             steps.append("stop")
             raise Stopped
         steps.append("step")
         return plain(*given)
 
-    monkeypatch.setattr(fit_module, "train_step", step)
+    monkeypatch.setattr(TrainingStep, "take", step)
     with pytest.raises(Stopped):
         train(config)
     train(config, resume=True)
@@ -124,7 +124,7 @@ def test_a_step_that_was_done_is_not_done_again(toy_config: Path, monkeypatch: p
 
 def test_a_complete_training_is_not_done_again(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(toy_config)
-    monkeypatch.setattr(fit_module, "train_step", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(TrainingStep, "take", lambda *_: pytest.fail("a step was made"))
     same(train(toy_config, resume=True), first)
 
 
@@ -354,15 +354,15 @@ def test_a_new_training_says_what_it_replaces(
 
 
 def test_an_interruption_says_how_to_go_on(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, left = fit_module.train_step, [15]
+    plain, left = TrainingStep.take, [15]
 
-    def step(*given: Any) -> torch.Tensor:
+    def step(*given: Any) -> float:
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
         return plain(*given)
 
-    monkeypatch.setattr(fit_module, "train_step", step)
+    monkeypatch.setattr(TrainingStep, "take", step)
     with pytest.raises(TrainingInterrupted, match=r"best model so far, of epoch 1, .*--resume goes on"):
         train(toy_config)
 

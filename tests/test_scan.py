@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 
-from timelike import fit as fit_module
 from timelike import scan as scan_module
 from timelike.config import load_config
 from timelike.errors import ConfigError, DataError
@@ -24,6 +23,7 @@ from timelike.scan import join_scan, scan
 from timelike.scan_page import plot_course, plot_importance, plot_parallel, write_scan_page
 from timelike.scanspace import Space
 from timelike.train import train
+from timelike.trainingstep import TrainingStep
 from toys import TOY_CONFIG
 
 RATE = "training.optimiser.learning_rate"
@@ -299,15 +299,15 @@ class Stopped(Exception):
 def test_it_goes_on_in_the_trial_where_it_stopped_to_the_same_trials(
     toy_config: Path, done: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, left = fit_module.train_step, [0]
+    plain, left = TrainingStep.take, [0]
 
-    def step(*given: Any) -> torch.Tensor:
+    def step(*given: Any) -> float:
         left[0] -= 1
         if left[0] == 0:
             raise Stopped
         return plain(*given)
 
-    monkeypatch.setattr(fit_module, "train_step", step)
+    monkeypatch.setattr(TrainingStep, "take", step)
     for n in (20, 40, 50):  # 33 steps in a trial: within the first, the second and the third or fourth
         left[0] = n
         with pytest.raises(Stopped):

@@ -17,7 +17,6 @@ import uproot
 
 from streamed_files import N_FILES, config_of, equal, some_columns, write_ttree
 from test_resume import KINDS, same, stopped_at
-from timelike import fit as fit_module
 from timelike import streams
 from timelike.batches import event_weights
 from timelike.cli import main
@@ -30,6 +29,7 @@ from timelike.preparation import prepare
 from timelike.sequences import Sequences
 from timelike.streams import Training
 from timelike.train import CONFIG, MODEL, read_splits, train
+from timelike.trainingstep import TrainingStep
 from toys import N_EVENTS
 
 # -- shuffling ----------------------------------------------------------------------------------------------
@@ -387,9 +387,9 @@ def test_files_that_are_all_bad_are_an_error(streamed: Path) -> None:
 def test_a_file_that_changes_in_between_stops_the_training(
     streamed: Path, on_error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, left = fit_module.train_step, [50]
+    plain, left = TrainingStep.take, [50]
 
-    def step(*given: Any) -> torch.Tensor:
+    def step(*given: Any) -> float:
         left[0] -= 1
         if left[0] == 0:
             path = streamed.parent / "toy1.root"
@@ -403,7 +403,7 @@ def test_a_file_that_changes_in_between_stops_the_training(
                 file["jets"].extend(columns)
         return plain(*given)
 
-    monkeypatch.setattr(fit_module, "train_step", step)
+    monkeypatch.setattr(TrainingStep, "take", step)
     with pytest.raises(DataError, match=r"toy1\.root: other events than when the training began"):
         train(config_of(streamed, on_error=on_error, buffer=40))
 

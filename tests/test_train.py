@@ -21,7 +21,7 @@ from timelike import fit as fit_module
 from timelike.batches import Batch, ShuffledBatches, event_weights
 from timelike.config import Config, NetworkConfig, TrainingConfig, load_config
 from timelike.errors import ConfigError, DataError
-from timelike.fit import TrainingError, fit, train_step
+from timelike.fit import TrainingError, fit
 from timelike.losses import cross_entropy
 from timelike.model import load_model, predict
 from timelike.network import Network, logits
@@ -31,6 +31,7 @@ from timelike.progress import Silent
 from timelike.runs import evaluate_run
 from timelike.sequences import Sequences
 from timelike.train import TrainingInterrupted, read_splits, rehearse, train
+from timelike.trainingstep import NotFinite, TrainingStep
 from timelike.validation import Judged
 from toys import toy_columns, write_root
 
@@ -171,10 +172,10 @@ OPTIMISERS = {
 @pytest.mark.parametrize(("given", "kind", "arguments"), OPTIMISERS.values(), ids=OPTIMISERS)
 def test_a_step_is_that_of_the_optimiser(given: Any, kind: Any, arguments: Any) -> None:
     ours, theirs = network(), network()
-    optimiser = make_optimiser(ours, training(optimiser={"learning_rate": 0.05, **given}))
+    step = TrainingStep(ours, training(clip_norm=None, optimiser={"learning_rate": 0.05, **given}))
     plain = kind(theirs.parameters(), lr=0.05, **arguments)
     for _ in range(3):
-        train_step(ours, optimiser, a_batch(), training(clip_norm=None))
+        step.take(a_batch())
         plain.zero_grad()
         cross_entropy(theirs(a_batch().rows), a_batch().labels, a_batch().weights).backward()
         plain.step()
@@ -191,7 +192,7 @@ def test_the_gradient_is_clipped() -> None:
         before = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
         plain = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
         config = training(optimiser=plain, clip_norm=clip)
-        train_step(net, make_optimiser(net, config), a_batch(), config)
+        TrainingStep(net, config).take(a_batch())
         after = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
         return float((after - before).norm())
 
@@ -375,8 +376,8 @@ def broken(change: Any) -> str:
     net, batch = network(), a_batch()
     config = training(clip_norm=1.0)
     batch = change(net, batch) or batch
-    with pytest.raises(fit_module.NotFinite) as caught:
-        train_step(net, make_optimiser(net, config), batch, config)
+    with pytest.raises(NotFinite) as caught:
+        TrainingStep(net, config).take(batch)
     return str(caught.value)
 
 
@@ -411,8 +412,8 @@ def test_a_gradient_that_is_not_finite_is_said_before_it_does_harm() -> None:
     net, config = network(), training(clip_norm=1.0)
     net.head[0].register_forward_hook(lambda *given: Steep.apply(given[2]))
     before = [p.clone() for p in net.parameters()]
-    with pytest.raises(fit_module.NotFinite, match=r"the gradient of recurrent\.0\..* is not finite"):
-        train_step(net, make_optimiser(net, config), a_batch(), config)
+    with pytest.raises(NotFinite, match=r"the gradient of recurrent\.0\..* is not finite"):
+        TrainingStep(net, config).take(a_batch())
     assert all(map(torch.equal, before, net.parameters()))
 
 
@@ -442,15 +443,15 @@ def test_the_rate_rises_at_the_beginning() -> None:
 def test_the_average_of_weights_is_judged_and_kept() -> None:
     def run(average: float | None) -> tuple[Network, list[list[torch.Tensor]]]:
         net, seen = network(), []
-        plain = fit_module.train_step
+        plain = TrainingStep.take
 
-        def step(*given: Any) -> torch.Tensor:
+        def step(*given: Any) -> float:
             loss = plain(*given)
             seen.append([value.clone() for value in net.state_dict().values()])
             return loss
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fit_module, "train_step", step)
+            patch.setattr(TrainingStep, "take", step)
             fitted(training(epochs=2, batch_size=20, average=average, early_stopping=None), net)
         return net, seen
 

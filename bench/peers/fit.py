@@ -14,9 +14,9 @@ from timelike.batches import Batch, ShuffledBatches
 from timelike.config import AdamConfig, HeadConfig, LSTMConfig, NetworkConfig, TrainingConfig
 from timelike.network import Network
 from timelike.nn import Ragged
-from timelike.optimisers import Optimiser, make_optimiser
 from timelike.progress import Silent
 from timelike.sequences import Sequences
+from timelike.trainingstep import TrainingStep
 
 _NAMES = {
     "W": "recurrent.0.weight_ih_l0",
@@ -40,12 +40,12 @@ class Fit(Loop):
             optimiser=AdamConfig(learning_rate=LEARNING_RATE), batch_size=epoch.size.B, clip_norm=None
         )
 
-        def start() -> tuple[Network, Optimiser]:
+        def start() -> TrainingStep:
             layers = NetworkConfig(recurrent=(LSTMConfig(units=epoch.size.H),), head=HeadConfig(units=()))
             network = Network(layers, epoch.size.D, CLASSES, dtype=dtype)
             given = weights(epoch)
             network.load_state_dict({name: torch.from_numpy(given[n]) for n, name in _NAMES.items()})
-            return network, make_optimiser(network, config)
+            return TrainingStep(network, config)
 
         batches = ShuffledBatches(
             Sequences(x, offsets, labels=labels),
@@ -54,22 +54,22 @@ class Fit(Loop):
             dtype=dtype,
             seed=epoch.seed,
         )
-        network, optimiser = start()
-        schedule = fit._Schedule(optimiser.torch, config, len(batches))
+        step = start()
+        schedule = fit._Schedule(step.optimiser.torch, config, len(batches))
 
         def results() -> dict[str, Array]:
-            model, adam = start()
+            fresh = start()
             losses = []
             for first in range(0, FIRST * epoch.size.B, epoch.size.B):
                 cuts = offsets[first : first + epoch.size.B + 1]
                 rows = Ragged(torch.from_numpy(x[cuts[0] : cuts[-1]]), torch.from_numpy(cuts - cuts[0]))
                 chosen = torch.from_numpy(labels[first : first + epoch.size.B])
                 batch = Batch(rows, chosen, torch.ones(len(chosen)))
-                losses.append(fit.train_step(model, adam, batch, config).item())
+                losses.append(fresh.take(batch))
             return {"losses": np.array(losses)}
 
         def call() -> float:
-            return fit.run_epoch(network, batches, optimiser, schedule, config, 1, Silent())
+            return fit.run_epoch(step, batches, schedule, 1, Silent())
 
         return Job(call, results)
 

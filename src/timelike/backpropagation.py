@@ -5,12 +5,12 @@ are called back one by one, the recurrent ones by their kernels, the others by t
 would call. So the numbers are the same to the bit, and what autograd takes to remember and find them again,
 which for a small network is longer than the arithmetic, is saved.
 
-Sizes: `B` sequences, `N` rows, `H` units, `K` directions, `C` classes.
+Sizes: `B` sequences, `N` rows, `D` inputs, `H` units, `K` directions, `C` classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,10 +24,9 @@ from timelike.layouts import Expected, batch_of
 from timelike.losses import Loss, cross_entropy
 from timelike.network import ACTIVATIONS, Network, pool
 from timelike.nn import GRU, LSTM, RNN, Ragged
-from timelike.recording import records
 from timelike.recurrent import Recurrent
 
-__all__ = ["by_autograd", "loss_and_gradients"]
+__all__ = ["Chain", "by_autograd"]
 
 _aten = torch.ops.aten
 _nll_loss, _nll_loss_backward = _aten.nll_loss_forward.default, _aten.nll_loss_backward.default
@@ -37,19 +36,18 @@ _DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "relu": lambda dy, _x, y: _aten.threshold_backward(dy, y, 0),
     "tanh": lambda dy, _x, y: _aten.tanh_backward(dy, y),
     "sigmoid": lambda dy, _x, y: _aten.sigmoid_backward(dy, y),
-    "linear": lambda dy, _x, _y: dy,
 }
 
 
-def loss_and_gradients(
-    network: Network, batch: Batch, loss: Loss, penalty: Callable[[], Tensor] | None = None
+def by_autograd(
+    network: nn.Module, batch: Batch, loss: Loss, penalty: Callable[[], Tensor] | None = None
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Compute the loss of a batch, and its gradients by all parameters that are trained.
 
     Parameters
     ----------
-    network : Network
-        In the mode of training.
+    network : torch.nn.Module
+        Gives scores of the rows of a batch.
     batch : Batch
     loss : callable
         Of `timelike.losses`.
@@ -63,16 +61,6 @@ def loss_and_gradients(
     gradients : list of Tensor or None
         One for each of ``network.parameters()`` that requires a gradient; None stands for zeros.
     """
-    if penalty is None and records.get() is None and _is_plain(network):
-        with torch.no_grad():
-            return _by_hand(network, batch, loss)
-    return by_autograd(network, batch, loss, penalty)
-
-
-def by_autograd(
-    network: Network, batch: Batch, loss: Loss, penalty: Callable[[], Tensor] | None = None
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Compute the same for any network; see `loss_and_gradients`."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     for p in parameters:
         p.grad = None
@@ -83,18 +71,116 @@ def by_autograd(
     return value.detach(), [p.grad for p in parameters]
 
 
-def _is_plain(network: Network) -> bool:
-    """Whether a network computes what its config says, and nobody looks on."""
-    return (
-        type(network) is Network
-        and not network.norms
-        and not _hooked(network)
-        and all(type(layer) in (LSTM, GRU, RNN) and not _hooked(layer) for layer in network.recurrent)
-        and all(type(layer) is nn.Linear and not _hooked(layer) for layer in network.head)
-    )
+class Chain:
+    """Loss and gradients of a plain network, without autograd.
+
+    Parameters
+    ----------
+    network : Network
+        One of which `is_plain` is true. What is changed in it later but the numbers of its parameters, hooks
+        included, is not seen.
+    loss : callable
+        Of `timelike.losses`.
+    gradients : sequence of Tensor
+        Where the gradients go, for each of ``network.parameters()`` that requires one.
+    """
+
+    def __init__(self, network: Network, loss: Loss, gradients: Sequence[Tensor]) -> None:
+        self._network, self._loss = network, loss
+        self._config, self._per_step, self._sigmoid = network.config, network.per_step, network.sigmoid
+        places = iter(gradients)
+        self._recurrent = [_Recurrent(layer, places) for layer in _recurrent_layers(network)]
+        layers = [layer for layer in network.head if isinstance(layer, nn.Linear)]
+        names = (*network.config.head.activations, None)
+        self._head = [_Dense(layer, name, places) for layer, name in zip(layers, names, strict=True)]
+
+    @staticmethod
+    def is_plain(network: nn.Module) -> bool:
+        """Whether a network computes what its config says, all of it is trained, and nobody looks on."""
+        return (
+            type(network) is Network
+            and not network.norms
+            and not any(map(_is_watched, network.modules()))
+            and all(type(layer) in (LSTM, GRU, RNN) for layer in network.recurrent)
+            and all(type(layer) is nn.Linear for layer in network.head)
+            and all(p.requires_grad or "bias" in name for name, p in network.recurrent.named_parameters())
+            and all(p.requires_grad for p in network.head.parameters())
+        )
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        """Give the loss of a batch, the network being in training, and put the gradients in their places."""
+        (x, offsets), config, final = batch.rows, self._config, None
+        rows = None
+        for index, layer in enumerate(self._recurrent):
+            x, noise = _dropped(x, config.dropout if index else 0.0)
+            if rows is None:
+                rows, x = layer.read(Ragged(x, offsets))
+            x, final = layer.forward(rows, x, noise)
+        states = x
+        if not self._per_step:
+            x = pool(Ragged(x, offsets), final, config.pooling, config.steps)
+        for dense in self._head[:-1]:
+            x = dense.forward(x, config.head.dropout)
+        scores = self._head[-1].forward(x, 0.0)
+
+        value, dx = self._loss_backward(nn.functional.pad(scores, (1, 0)) if self._sigmoid else scores, batch)
+        if self._sigmoid:
+            dx = dx[:, 1:].contiguous()
+        for dense in reversed(self._head[1:]):
+            dx = dense.backward(dx)
+        first = self._head[0]
+        if not self._recurrent:
+            first.backward(dx, wanted=False)
+            return value
+        dy, dhT = self._pool_backward(Ragged(states, offsets), final, first.backward(dx))
+        for index in reversed(range(len(self._recurrent))):
+            dy, dhT = self._recurrent[index].backward(dy, dhT, wanted=index > 0), None
+        return value
+
+    def _loss_backward(self, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give the loss and its derivative by the scores [B, C]."""
+        _, labels, weights = batch
+        if self._loss is cross_entropy:
+            log_p = scores.log_softmax(1)
+            losses, total = _nll_loss(log_p, labels, None, 0, -100)
+            value = torch.dot(losses, weights) / len(labels)
+            d_log_p = _nll_loss_backward(weights * (1 / len(labels)), log_p, labels, None, 0, -100, total)
+            return value, _log_softmax_backward(d_log_p, log_p, 1, scores.dtype)
+        with torch.enable_grad():
+            leaf = scores.detach().requires_grad_()
+            value = self._loss(leaf, labels, weights)
+            (d_scores,) = torch.autograd.grad(value, leaf)
+        return value.detach(), d_scores
+
+    def _pool_backward(
+        self, states: Ragged, final: Tensor | None, dz: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Give the gradients of all states [N, K H], or of the last ones [K, B, H], from those of the pooled.
+
+        The other of the two is None.
+        """
+        how, steps, y = self._config.pooling, self._config.steps, states.values
+        if how == "last":
+            assert final is not None
+            K, B, H = final.shape
+            return None, dz.view(B, K, H).transpose(0, 1)
+        if how == "max":
+            dy = _ask_autograd(lambda y: pool(Ragged(y, states.offsets), None, how, steps), y, dz)
+        elif how == "mean":
+            lengths = states.offsets.diff()
+            share = dz / lengths.clamp(min=1)[:, None]
+            dy = share.repeat_interleave(lengths, dim=0, output_size=len(y))
+        else:
+            dy = dz.reshape(y.shape)
+        return dy, None
 
 
-def _hooked(module: nn.Module) -> bool:
+def _recurrent_layers(network: Network) -> list[Recurrent]:
+    return [layer for layer in network.recurrent if isinstance(layer, Recurrent)]
+
+
+def _is_watched(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -103,135 +189,80 @@ def _hooked(module: nn.Module) -> bool:
     )
 
 
-def _by_hand(network: Network, batch: Batch, loss: Loss) -> tuple[Tensor, list[Tensor | None]]:
-    config, offsets = network.config, batch.rows.offsets
-    walks, x, final = list[_Walk](), batch.rows.values, None
-    for layer in network.recurrent:
-        x, noise = _dropped(x, config.dropout if walks and network.training else 0.0)
-        assert isinstance(layer, Recurrent)
-        walks.append(_walk(layer, Ragged(x, offsets), noise))
-        x, final = walks[-1].y, walks[-1].hT
-    if not network.per_step:
-        x = pool(Ragged(x, offsets), final, config.pooling, config.steps)
-    layers = list[_Dense]()
-    for index, dense in enumerate(network.head):
-        assert isinstance(dense, nn.Linear)
-        given, last = x, index == len(network.head) - 1
-        activation = "linear" if last else config.head.activations[index]
-        a = nn.functional.linear(given, dense.weight, dense.bias)
-        y = ACTIVATIONS[activation](a)
-        x, noise = _dropped(y, 0.0 if last or not network.training else config.head.dropout)
-        layers.append(_Dense(dense, given, activation, a, y, noise))
-
-    value, dx = _loss(loss, nn.functional.pad(x, (1, 0)) if network.sigmoid else x, batch)
-    if network.sigmoid:
-        dx = dx[:, 1:].contiguous()
-    of_head = list[Tensor | None]()
-    for number, done in enumerate(reversed(layers), 1):
-        wanted = bool(walks) or number < len(layers)
-        dx, *found = _dense_backward(done, dx, wanted=wanted)
-        of_head = [*found, *of_head]
-    of_recurrent = list[Tensor | None]()
-    if walks:
-        dy, dhT = _pool_backward(walks[-1], offsets, dx, network)
-        for index in reversed(range(len(walks))):
-            dy, gradients = _walk_backward(walks[index], dy, dhT, wanted=index > 0)
-            dhT = None
-            of_recurrent = [*gradients, *of_recurrent]
-    return value, [*of_recurrent, *of_head]
-
-
 class _Walk(NamedTuple):
-    """A recurrent layer that was run forward."""
+    """A recurrent layer's way forward."""
 
     held: LayerWeights
-    weights: list[Tensor]
     rows: Rows
     x: Tensor  # [N, D]
     noise: Tensor | None  # that x was multiplied with
     y: Tensor  # [N, K H]
-    hT: Tensor  # [K, B, H]
     tape: Tensor | None
 
 
-def _walk(layer: Recurrent, batch: Ragged, noise: Tensor | None) -> _Walk:
-    held, weights = layer.packed()
-    read = batch_of(
-        batch, Expected(type(layer).__name__, layer.input_size, held.layout.dtype), batch_first=False
-    )
-    x, _, _ = autograd.checked(held, read.rows, read.x, None, None)
-    y, hT, _, tape = layercalls.forward(held, read.rows, x, None, None, keep=True)
-    return _Walk(held, weights, read.rows, x, noise, y, hT, tape)
+class _Recurrent:
+    """A recurrent layer in the chain."""
+
+    def __init__(self, layer: Recurrent, places: Iterator[Tensor]) -> None:
+        self._expected = Expected(type(layer).__name__, layer.input_size, next(layer.parameters()).dtype)
+        self._held, self._weights = layer.packed()
+        self._places = [next(places) if w.requires_grad else None for w in self._weights]
+        self._walk: _Walk
+
+    def read(self, batch: Ragged) -> tuple[Rows, Tensor]:
+        """Check a batch, and give where its rows are."""
+        read = batch_of(batch, self._expected, batch_first=False)
+        x, _, _ = autograd.checked(self._held, read.rows, read.x, None, None)
+        return read.rows, x
+
+    def forward(self, rows: Rows, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Give hidden states [N, K H], and the last ones [K, B, H]."""
+        self._held = self._held.renewed(self._weights)  # they change with every step
+        y, hT, _, tape = layercalls.forward(self._held, rows, x, None, None, keep=True)
+        self._walk = _Walk(self._held, rows, x, noise, y, tape)
+        return y, hT
+
+    def backward(self, dy: Tensor | None, dhT: Tensor | None, *, wanted: bool) -> Tensor | None:
+        """Put the gradients of the weights in their places, and give dx if it is wanted."""
+        held, rows, x, noise, y, tape = self._walk
+        del self._walk  # so that its memory can be lent again
+        needs = (wanted, False, False, *[True] * len(self._weights))
+        dx = layercalls.backward(
+            held, rows, needs, dy, dhT, None, y, tape, x, None, None, *self._weights, places=self._places
+        )[0]
+        return dx if dx is None or noise is None else dx * noise
 
 
-def _walk_backward(
-    walk: _Walk, dy: Tensor | None, dhT: Tensor | None, *, wanted: bool
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Give dx, if it is wanted, and the gradients of the weights that are trained."""
-    needs = (wanted, False, False, *[w.requires_grad for w in walk.weights])
-    dx, _, _, *found = layercalls.backward(
-        walk.held, walk.rows, needs, dy, dhT, None, walk.y, walk.tape, walk.x, None, None, *walk.weights
-    )
-    trained = [g for g, need in zip(found, needs[3:], strict=True) if need]
-    return dx if dx is None or walk.noise is None else dx * walk.noise, trained
+class _Dense:
+    """A dense layer in the chain, with its activation."""
 
+    def __init__(self, layer: nn.Linear, activation: str | None, places: Iterator[Tensor]) -> None:
+        self._weight, self._bias = layer.weight, layer.bias
+        self._dW, self._db = next(places), next(places)
+        self._activation = None if activation is None else ACTIVATIONS[activation]
+        self._derivative = _DERIVATIVES.get(activation or "")
 
-class _Dense(NamedTuple):
-    """A dense layer that was run forward."""
+    def forward(self, x: Tensor, dropout: float) -> Tensor:
+        """Give y [B, units] of x [B, D]."""
+        self._x = x
+        y = nn.functional.linear(x, self._weight, self._bias)
+        if self._activation is not None:
+            self._a, y = y, self._activation(y)
+        self._y = y
+        y, self._noise = _dropped(y, dropout)
+        return y
 
-    layer: nn.Linear
-    x: Tensor
-    activation: str
-    a: Tensor  # W x + b
-    y: Tensor  # the activation of it
-    noise: Tensor | None  # that y was multiplied with
-
-
-def _dense_backward(dense: _Dense, dy: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Give dx (of no meaning if it is not wanted), dW and db."""
-    if dense.noise is not None:
-        dy = dy * dense.noise
-    derivative = _DERIVATIVES.get(dense.activation)
-    if derivative:
-        da = derivative(dy, dense.a, dense.y)
-    else:
-        da = _ask_autograd(ACTIVATIONS[dense.activation], dense.a, dy)
-    return da.mm(dense.layer.weight) if wanted else dy, da.t().mm(dense.x), da.sum(0)
-
-
-def _pool_backward(
-    walk: _Walk, offsets: Tensor, dz: Tensor, network: Network
-) -> tuple[Tensor | None, Tensor | None]:
-    """Give the gradients of all states [N, K H], or of the last ones [K, B, H], of those of the pooled."""
-    how, steps = network.config.pooling, network.config.steps
-    if how == "last":
-        K, B, H = walk.hT.shape
-        return None, dz.view(B, K, H).transpose(0, 1)
-    if how == "max":
-        dy = _ask_autograd(lambda y: pool(Ragged(y, offsets), None, how, steps), walk.y, dz)
-    elif how == "mean":
-        lengths = offsets.diff()
-        share = dz / lengths.clamp(min=1)[:, None]
-        dy = share.repeat_interleave(lengths, dim=0, output_size=len(walk.y))
-    else:
-        dy = dz.reshape(walk.y.shape)
-    return dy, None
-
-
-def _loss(loss: Loss, scores: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Give a loss and its derivative by the scores [B, C]."""
-    labels, weights = batch.labels, batch.weights
-    if loss is cross_entropy:
-        log_p = scores.log_softmax(1)
-        losses, total = _nll_loss(log_p, labels, None, 0, -100)
-        value = torch.dot(losses, weights) / len(labels)
-        d_log_p = _nll_loss_backward(weights * (1 / len(labels)), log_p, labels, None, 0, -100, total)
-        return value, _log_softmax_backward(d_log_p, log_p, 1, scores.dtype)
-    with torch.enable_grad():
-        leaf = scores.detach().requires_grad_()
-        value = loss(leaf, labels, weights)
-        (d_scores,) = torch.autograd.grad(value, leaf)
-    return value.detach(), d_scores
+    def backward(self, dy: Tensor, *, wanted: bool = True) -> Tensor:
+        """Put the gradients of the weights in their places, and give dx (of no meaning if not wanted)."""
+        if self._noise is not None:
+            dy = dy * self._noise
+        if self._derivative is not None:
+            dy = self._derivative(dy, self._a, self._y)
+        elif self._activation is not None:
+            dy = _ask_autograd(self._activation, self._a, dy)
+        torch.mm(dy.t(), self._x, out=self._dW)
+        torch.sum(dy, 0, out=self._db)
+        return dy.mm(self._weight) if wanted else dy
 
 
 def _ask_autograd(function: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loop: `fit` runs phases and epochs, `run_epoch` batches, `train_step` changes the weights.
+"""The training loop: `fit` runs phases and epochs, `run_epoch` the batches of one.
 
 It knows networks and batches, but no files: `timelike.train` is the way from a config to a run's folder. All
 that changes is in one place, so that a training can go on where it stopped.
@@ -7,46 +7,40 @@ that changes is in one place, so that a training can go on where it stopped.
 from __future__ import annotations
 
 import copy
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from timelike.backpropagation import loss_and_gradients
-from timelike.batches import Batch, Batches, ShuffledBatches, answer_weights
+from timelike.batches import Batches, ShuffledBatches, answer_weights
 from timelike.checkpoint import Snapshot
 from timelike.config import CosineSchedule, EarlyStoppingConfig, PlateauSchedule, TrainingConfig
 from timelike.config.training import larger_is_better
 from timelike.distributed import Ranks
 from timelike.inspect.watch import Watch
-from timelike.losses import check_targets, loss_of, penalty
+from timelike.losses import check_targets, loss_of
 from timelike.network import Network
-from timelike.nn import Ragged
-from timelike.optimisers import Optimiser, make_optimiser
 from timelike.progress import Progress, Silent
 from timelike.sequences import Sequences
 from timelike.streams import Training, Validation
+from timelike.trainingstep import NotFinite, TrainingStep
 from timelike.validation import Judge, TrainingError
 
 __all__ = [
     "Epoch",
     "FitResult",
-    "NotFinite",
     "TrainingError",
     "fit",
     "make_batches",
     "one_step",
     "run_epoch",
-    "train_step",
 ]
 
 
@@ -141,7 +135,7 @@ def fit(
     of_validation = _weights(validation, class_names, config, network, "validation")
     index = class_names.index(signal or class_names[-1]) if class_names is not None else None
     judge = Judge(validation, of_validation, network, config, index)
-    state = _Fit(network, config, training, weights, watch, regression=class_names is None)
+    state = _Fit(network, config, training, weights, watch, ranks, regression=class_names is None)
     if begin is not None:
         state.restore(begin, rescheduled=rescheduled)
     while True:
@@ -154,17 +148,13 @@ def fit(
                 started = time.perf_counter()
                 number = len(state.history) + 1
                 loss = run_epoch(
-                    network,
+                    state.step,
                     state.batches,
-                    state.optimiser,
                     state.schedule,
-                    phase,
                     number,
                     progress,
-                    watch,
                     place=state.place,
                     average=state.average,
-                    ranks=ranks,
                     on_batch=lambda: on_snapshot(state.snapshot, True) if on_snapshot else None,
                 )
                 with state.average.instead() if state.average else nullcontext():
@@ -250,11 +240,12 @@ class _Fit:
         training: Sequences | Training,
         weights: npt.NDArray[np.float64],
         watch: Watch | None,
+        ranks: Ranks | None,
         *,
         regression: bool,
     ) -> None:
         self._regression = regression
-        self.network, self._config, self._watch = network, config, watch
+        self.network, self._config, self._watch, self._ranks = network, config, watch, ranks
         self._training, self._weights = training, weights
         self.history: tuple[Epoch, ...] = ()
         self.kept: dict[str, Tensor] = {}
@@ -279,8 +270,9 @@ class _Fit:
         else:
             how |= {"regression": self._regression, "per_step": self.network.per_step}
             self.batches = ShuffledBatches(given, self._weights, **how)
-        self.optimiser = make_optimiser(self.network, phase)
-        self.schedule = _Schedule(self.optimiser.torch, phase, len(self.batches))
+        self.step = TrainingStep(self.network, phase, self._watch, self._ranks)
+        self.optimiser = self.step.optimiser.torch
+        self.schedule = _Schedule(self.optimiser, phase, len(self.batches))
         self.best.begin(phase.early_stopping)
         decay = self._config.average
         self.average = None if decay is None else _Average(self.network, decay)
@@ -305,7 +297,7 @@ class _Fit:
         """Give all of it, as it is between two batches."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
-        for number, state in self.optimiser.torch.state_dict()["state"].items():
+        for number, state in self.optimiser.state_dict()["state"].items():
             given = {key: value for key, value in state.items() if value is not None}
             tensors |= {f"optimiser.{number}.{key}": torch.as_tensor(value) for key, value in given.items()}
         if self.average:
@@ -318,7 +310,7 @@ class _Fit:
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best.state(),
             "schedule": self.schedule.state(),
-            "rates": [(group["lr"], group.get("initial_lr")) for group in self.optimiser.torch.param_groups],
+            "rates": [(group["lr"], group.get("initial_lr")) for group in self.optimiser.param_groups],
             "order": self.batches.random_state(within=self.place.done > 0),
             "steps": self._watch.steps if self._watch else 0,
         }
@@ -337,8 +329,8 @@ class _Fit:
         for name, tensor in snapshot.part("optimiser.").items():
             number, _, key = name.partition(".")
             state.setdefault(int(number), {})[key] = tensor
-        groups = self.optimiser.torch.state_dict()["param_groups"]
-        self.optimiser.torch.load_state_dict({"state": state, "param_groups": groups})
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         if self.average:
             self.average.weights = snapshot.part("average.")
         self.best.restore(values["best"])
@@ -349,9 +341,7 @@ class _Fit:
             metrics = [self.best.metric(epoch) for epoch in of_phase]
             self.schedule.replay(metrics, len(self.batches), self.place.done)
         else:
-            for group, (rate, initial) in zip(
-                self.optimiser.torch.param_groups, values["rates"], strict=True
-            ):
+            for group, (rate, initial) in zip(self.optimiser.param_groups, values["rates"], strict=True):
                 group["lr"] = rate
                 if initial is not None:
                     group["initial_lr"] = initial
@@ -362,27 +352,23 @@ class _Fit:
 
 
 def run_epoch(
-    network: Network,
+    step: TrainingStep,
     batches: Batches,
-    optimiser: Optimiser,
     schedule: _Schedule,
-    config: TrainingConfig,
     number: int,
     progress: Progress,
-    watch: Watch | None = None,
     *,
     place: _Place | None = None,
     average: _Average | None = None,
-    ranks: Ranks | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> float:
     """Take one step per batch, from a place in the epoch on, and give the mean loss."""
-    network.train()
+    step.network.train()
     place = place or _Place(torch.zeros(len(batches), dtype=torch.float64))
     losses = place.losses
     for batch in batches.epoch(place.done):
         try:
-            losses[place.done] = train_step(network, optimiser, batch, config, watch, ranks)
+            losses[place.done] = step.take(batch)
         except NotFinite as error:
             where = f"epoch {number}, batch {place.done + 1} of {len(batches)}"
             raise TrainingError(
@@ -397,43 +383,6 @@ def run_epoch(
         if place.done < len(batches):
             on_batch()
     return float(torch.dot(losses, batches.sizes.double()) / batches.sizes.sum())
-
-
-def train_step(
-    network: Network,
-    optimiser: Optimiser,
-    batch: Batch,
-    config: TrainingConfig,
-    watch: Watch | None = None,
-    ranks: Ranks | None = None,
-) -> Tensor:
-    """Change the weights by one batch and give its loss; of several ranks each takes a part of it."""
-    if ranks is not None:
-        batch = ranks.share(batch, per_step=network.per_step)
-    penalised = config.regularisation if ranks is None or ranks.rank == 0 else None
-    with nullcontext() if watch is None else watch.step():
-        loss, gradients = loss_and_gradients(
-            network,
-            batch,
-            loss_of(config, network.config.head),
-            None if penalised is None else partial(penalty, network, penalised),
-        )
-        optimiser.gather(gradients)
-    if ranks is not None:
-        # Asked of the sum: so all ranks stop together, and none waits for another.
-        loss = ranks.sum(optimiser.gradient, loss)
-    if not math.isfinite(value := loss.item()):
-        raise NotFinite(f"the loss is {value} ({_first_not_finite(network, batch)})")
-    if config.clip_norm is not None:
-        norm = torch.linalg.vector_norm(optimiser.gradient)
-        if not math.isfinite(value := norm.item()):
-            trained = [name for name, p in network.named_parameters() if p.requires_grad]
-            names = [name for name, g in zip(trained, optimiser.gradients(), strict=True) if _bad(g)]
-            raise NotFinite(f"the gradient of {', '.join(names[:3]) or 'all weights together'} is not finite")
-        if value + 1e-6 > config.clip_norm:  # else PyTorch would multiply all gradients by 1
-            optimiser.clip(norm, config.clip_norm)
-    optimiser.step()
-    return loss
 
 
 def one_step(
@@ -462,14 +411,14 @@ def one_step(
         That the step took.
     """
     batches = make_batches(network, training, config, class_names)
-    batch, optimiser = next(batches.epoch()), make_optimiser(network, config)
+    batch, step = next(batches.epoch()), TrainingStep(network, config)
     network.train()
     started = time.perf_counter()
-    before = train_step(network, optimiser, batch, config)
+    before = step.take(batch)
     seconds = time.perf_counter() - started
     with torch.no_grad():
         after = loss_of(config, network.config.head)(network(batch.rows), batch.labels, batch.weights)
-    return before.item(), after.item(), seconds
+    return before, after.item(), seconds
 
 
 def make_batches(
@@ -499,41 +448,6 @@ def make_batches(
     weights = _weights(training, class_names, config, network, "training")
     how |= {"regression": class_names is None, "per_step": network.per_step}
     return ShuffledBatches(training, weights, **how)
-
-
-class NotFinite(Exception):
-    """A number of a training step is not finite; the message says which."""
-
-
-def _bad(values: Tensor | None) -> bool:
-    return values is not None and not bool(values.isfinite().all())
-
-
-def _first_not_finite(network: Network, batch: Batch) -> str:
-    """Say where on the way from the inputs to the loss the first number is that is not finite."""
-    if _bad(batch.rows.values):
-        return "inputs are not finite"
-    if names := [name for name, p in network.named_parameters() if _bad(p)]:
-        return f"weights are not finite: {', '.join(names[:3])}"
-    found: list[str] = []
-
-    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _given: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) else output
-            if _bad(getattr(first, "values", None) if isinstance(first, Ragged) else first):
-                found.append(name)
-
-        return hook
-
-    layers = [(name, part) for name, part in network.named_modules() if not list(part.children()) and name]
-    hooks = [part.register_forward_hook(look(name)) for name, part in layers]
-    try:
-        with torch.no_grad():
-            network(batch.rows)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return f"the outputs of {found[0]} are not finite" if found else "scores are too large for a loss"
 
 
 class _Schedule:

@@ -29,9 +29,9 @@ from timelike.canvas import INK, PALETTE, REST, drawing, render
 from timelike.config import Config, load_config
 from timelike.errors import ConfigError
 from timelike.files import replacing
-from timelike.fit import NotFinite, TrainingError, make_batches, train_step
-from timelike.optimisers import make_optimiser
+from timelike.fit import TrainingError, make_batches
 from timelike.train import make_network, prepare_events, settings
+from timelike.trainingstep import NotFinite, TrainingStep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,16 +110,16 @@ def find_learning_rate(
     names = config.data.class_names if config.data.exclusive else None
     with settings(config.training):
         network = make_network(config, len(prepared.transforms.outputs))
-        optimiser = make_optimiser(network, config.training)
+        step = TrainingStep(network, config.training)
         network.train()
         batches = make_batches(network, prepared.training, config.training, names, epochs=steps + 1)
         rates, losses, exploded = np.geomspace(low, high, steps), list[float](), False
         try:
             for batch, rate in zip(_endless(batches), [*rates, high], strict=False):
-                for group in optimiser.torch.param_groups:
+                for group in step.optimiser.torch.param_groups:
                     group["lr"] = rate
                 try:
-                    losses.append(train_step(network, optimiser, batch, config.training).item())
+                    losses.append(step.take(batch))
                 except NotFinite as error:
                     if len(losses) <= _FEWEST:
                         before = rates[max(0, len(losses) - 1)]
