@@ -145,14 +145,20 @@ void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t 
     const int64_t begin = a.panels * k / groups;
     const Rowset<T> group = a.pieces(begin, a.panels * (k + 1) / groups), rest = group.from(sixes);
     const T* lines = b + begin * a.width() * line;
-    // With six rows a panel is taken through all rows before the next one, since it is the larger operand.
-    for (int64_t column = 0; sixes && column < columns; column += line) {
-      const int n = int(std::min(columns - column, line));
+    // With six rows a panel is taken through all rows before the next one, since it is the larger operand. Of
+    // many columns two panels at once: fewer loads for each product.
+    constexpr int wide = kRegisters >= 32 ? 2 : 1;
+    for (int64_t column = 0, panels; sixes && column < columns; column += panels * line) {
+      const int64_t left = columns - column;
+      panels = columns >= 4 * line && left > line + Lanes<T>::count ? wide : 1;
+      const int n = int(std::min(left, panels * line));
       const T* panel = lines + column / line * stride;
       for (int64_t r = 0; r < sixes; r += 6) {
         T* to[6];
         for (int i = 0; i < 6; ++i) to[i] = c[r + i] + column;
-        if (n > Lanes<T>::count)
+        if (panels > 1)
+          product_tile<6, wide, kColumnGroup, T>(group.from(r), panel, stride, to, n, add, between);
+        else if (n > Lanes<T>::count)
           product_tile<6, 1, kColumnGroup, T>(group.from(r), panel, stride, to, n, add, between);
         else
           product_tile<6, 1, 1, T>(group.from(r), panel, stride, to, n, add, between);

@@ -78,6 +78,20 @@ Address address_of(nb::handle tensor) {
   return address;
 }
 
+// The lengths of sequences between offsets [count + 1], and the longest of them; -1 where the offsets do not
+// start at 0, or fall.
+int64_t lengths_between(Address offsets, int64_t count, Address lengths) {
+  const int64_t* const given = at<const int64_t>(offsets);
+  int64_t* const to = at<int64_t>(lengths);
+  int64_t longest = given[0] == 0 ? 0 : -1;
+  for (int64_t b = 0; b < count && longest >= 0; ++b) {
+    if (given[b + 1] < given[b]) return -1;
+    to[b] = given[b + 1] - given[b];
+    longest = std::max(longest, to[b]);
+  }
+  return longest;
+}
+
 // Where the memory of an array lies.
 Address address_of_buffer(nb::handle array) {
   Py_buffer view;
@@ -405,6 +419,7 @@ NB_MODULE(_core, m) {
       nb::arg("step"), nb::arg("length"), nb::arg("tape_start"), nb::arg("tape_step"), nb::arg("count"),
       nb::arg("index") = 0, nb::arg("tape_index") = 0);
   m.def("address", &address_of_buffer);
+  m.def("lengths_between", &lengths_between);
   bind_layer<float>(m, "LayerF32", "WeightsF32");
   bind_layer<double>(m, "LayerF64", "WeightsF64");
   m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {

@@ -365,7 +365,7 @@ def run_epoch(
     """Take one step per batch, from a place in the epoch on, and give the mean loss."""
     step.network.train()
     place = place or _Place(torch.zeros(len(batches), dtype=torch.float64))
-    losses = place.losses
+    losses = place.losses.numpy()
     for batch in batches.epoch(place.done):
         try:
             losses[place.done] = step.take(batch)
@@ -382,7 +382,7 @@ def run_epoch(
         progress.batch()
         if place.done < len(batches):
             on_batch()
-    return float(torch.dot(losses, batches.sizes.double()) / batches.sizes.sum())
+    return float(torch.dot(place.losses, batches.sizes.double()) / batches.sizes.sum())
 
 
 def one_step(

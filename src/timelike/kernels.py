@@ -162,6 +162,9 @@ def aligned_empty(count: int, dtype: str) -> np.ndarray:
 def _integers(name: str, array: Any) -> np.ndarray:
     """Copy as int64 that nobody can write to: the native code trusts what was checked."""
     given = np.asarray(array)
+    base: object = given.base
+    if given.dtype == np.int64 and isinstance(base, bytes):
+        return given
     if given.size and given.dtype.kind not in "iu":
         raise TypeError(f"{name}: dtype {given.dtype}; integers are needed")
     copy = np.asarray(given, np.int64).copy()  # the caller may write to theirs
@@ -291,9 +294,9 @@ class Rows:
         offsets = _integers("offsets", offsets)
         if offsets.ndim != 1 or len(offsets) < 1:
             raise ValueError(f"offsets: shape {offsets.shape}, expected (B + 1,)")
-        lengths = offsets[1:] - offsets[:-1]
-        longest = int(lengths.max(initial=0))
-        if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any():
+        lengths = np.empty(len(offsets) - 1, np.int64)
+        longest = _core.lengths_between(_core.address(offsets), len(lengths), _core.address(lengths))
+        if longest < 0:
             raise ValueError(f"offsets must start at 0 and never fall, got {offsets[:10].tolist()}...")
         # Made for every batch of a training, so the general checks of __init__ are left out.
         rows = cls.__new__(cls)

@@ -167,7 +167,14 @@ class LayerWeights:
     def renewed(self, weights: Sequence[Tensor]) -> LayerWeights:
         """Hold what the weights of the same layer are now."""
         layout = self.layout
-        return LayerWeights(layout.cell, weights, layout.n_directions, memory=self.memory)
+        addresses, _copies = self._addresses(weights)
+        if not addresses:  # of another type or shape
+            return LayerWeights(layout.cell, weights, layout.n_directions, memory=self.memory)
+        other = LayerWeights.__new__(LayerWeights)
+        other.memory, other.layout = self.memory, layout
+        other.native = layout.hold(layout.native, addresses, layout.sizes, layout.slots, layout.n_directions)
+        other.forward = other.native.forward()
+        return other
 
     def hold(self, weights: Sequence[Tensor]) -> bool:
         """Whether these are the same weights, bit by bit.
@@ -176,19 +183,27 @@ class LayerWeights:
         NumPy views, memory shared with another process, and another tensor at the same address. It costs
         one reading of the weights, as each step of the layer does.
         """
+        addresses, _copies = self._addresses(weights)
+        return bool(addresses) and bool(self.native.same(addresses))
+
+    def _addresses(self, weights: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
+        """Give where the numbers of weights are, and copies that have to live so long.
+
+        No addresses where these are no weights of this layout.
+        """
         shapes, dtype = self.layout.shapes, self.layout.dtype
+        addresses: list[int] = []
+        copies: list[Tensor] = []
         if len(weights) != len(shapes):
-            return False
-        addresses = []
-        copies = []  # kept to the end
+            return addresses, copies
         for weight, shape in zip(weights, shapes, strict=True):
             if weight.shape != shape or weight.dtype is not dtype or not weight.is_cpu:
-                return False
+                return [], copies
             if not weight.is_contiguous() or weight.is_neg():
                 weight = plain(weight.detach())
                 copies.append(weight)
             addresses.append(weight.data_ptr())
-        return 0 not in addresses and bool(self.native.same(addresses))
+        return [] if 0 in addresses else addresses, copies
 
     def backward(self) -> list[int]:
         """Give the addresses of what is packed for backward, per direction; packed when first asked for."""
