@@ -376,13 +376,15 @@ class ShuffledBatches:
         values = self._values.index_select(0, of_rows)
         index = of_rows if self._per_step else torch.from_numpy(chosen)
         labels, weights = self._labels.index_select(0, index), self._weights.index_select(0, index)
-        for start, stop in zip(cuts[:-1] - cuts[0], cuts[1:] - cuts[0], strict=True):
-            begin, end = offsets[start], offsets[stop]
-            batch = Ragged(values[begin:end], torch.from_numpy(offsets[start : stop + 1] - begin))
-            if not self._per_step:
-                yield Batch(batch, labels[start:stop], weights[start:stop])
-                continue
-            # A loss is a mean over the steps of a batch. Batches have more steps or fewer, and each step is
-            # to count the same: so it is made one over as many steps as a batch has on average.
-            share = (end - begin) / ((stop - start) * self._steps_of_one)
-            yield Batch(batch, labels[begin:end], weights[begin:end] * share)
+        firsts = cuts - cuts[0]
+        begins = offsets[firsts]
+        n_sequences, n_rows = np.diff(firsts).tolist(), np.diff(begins).tolist()
+        n_answers = n_rows if self._per_step else n_sequences
+        parts = [torch.split(values, n_rows), *(torch.split(of, n_answers) for of in (labels, weights))]
+        for k, (piece, found, shares) in enumerate(zip(*parts, strict=True)):
+            of_batch = torch.from_numpy(offsets[firsts[k] : firsts[k + 1] + 1] - begins[k])
+            if self._per_step:
+                # A loss is a mean over the steps of a batch. Batches have more steps or fewer, and each step
+                # is to count the same: so it is made one over as many steps as a batch has on average.
+                shares = shares * (n_rows[k] / (n_sequences[k] * self._steps_of_one))
+            yield Batch(Ragged(piece, of_batch), found, shares)
