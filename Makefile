@@ -35,14 +35,16 @@ tutorial: setup  ## the same with the data set of TMVA's recurrent-network tutor
 	$(BIN)/timelike train examples/tmva_rnn/tmva_rnn.yaml
 	$(BIN)/timelike evaluate examples/tmva_rnn/runs/tmva_rnn
 
-# Small layers only lose time at the barriers of PyTorch's threads.
+# Small layers only lose time at the barriers of PyTorch's threads: a process for each processor instead. What
+# is made once for a file of tests stays in one of them.
 test test-all: export OMP_NUM_THREADS = 1
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test: setup lint  ## lint, types, and all tests but the slow ones
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: setup lint sanitize  ## everything: slow tests and sanitizers too
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: setup  ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .

@@ -329,7 +329,7 @@ def test_an_array_is_as_large_as_its_file_not_as_it_says(tmp_path, n, suffix):
         pass
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "3", '{"version": 1, "values": [], "about": {}}', "{}"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", '{"version": 2, "values": [], "about": {}}', "{}"])
 def test_a_checkpoint_that_is_none_is_refused(tmp_path, text):
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(save({"x": np.zeros(2)}, metadata={"timelike checkpoint": text}))

@@ -382,13 +382,20 @@ class BackwardChunk {
 
   template <int64_t STEP, int COLUMNS, int ROWS>
   void add_tile(const T* line, const T* tile, T* to, int64_t ld) const {
-    Vec<T> acc[ROWS][COLUMNS] = {};
-    for (int r = 0; r < ROWS; ++r)  // the sums arrive while the products are made
-      for (int j = 0; j < COLUMNS; ++j) __builtin_prefetch(to + r * ld + j * L, 1);
+    Vec<T> acc[ROWS][COLUMNS];
+    TIMELIKE_EACH(r, ROWS)
+      TIMELIKE_EACH(j, COLUMNS) {
+        acc[r][j] = Vec<T>{};
+        __builtin_prefetch(to + r * ld + j * L, 1);  // the sums arrive while the products are made
+      }
     multiply_add<ROWS, 1, COLUMNS, 0, COLUMNS, STEP, T>(acc, line, 1, tile, COLUMNS * L, 0, slots);
-    const bool fresh = sums->fresh;
-    for (int r = 0; r < ROWS; ++r, to += ld)
-      for (int j = 0; j < COLUMNS; ++j) store(to + j * L, fresh ? acc[r][j] : acc[r][j] + load(to + j * L));
+    if (sums->fresh) {
+      TIMELIKE_EACH(r, ROWS)
+        TIMELIKE_EACH(j, COLUMNS) store(to + r * ld + j * L, acc[r][j]);
+    } else {
+      TIMELIKE_EACH(r, ROWS)
+        TIMELIKE_EACH(j, COLUMNS) store(to + r * ld + j * L, acc[r][j] + load(to + r * ld + j * L));
+    }
   }
 
   void add_biases() const {

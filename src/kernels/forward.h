@@ -34,17 +34,15 @@ class ForwardChunk {
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
   static constexpr bool one_line = XF == HF && XN == HN;  // lines of x and of h are alike
   // A tile of rows times panels fills the registers with sums.
-  static constexpr int kRows = TIMELIKE_REGISTERS / 16 *
-                               (SLOTS == 1 ? 6
-                                : XN == 3  ? 4
-                                           : 3),
-                       kPanels = SLOTS == 1 ? 2 : 1;
+  static constexpr int kRows = SLOTS == 1 ? 6 : TIMELIKE_REGISTERS / 16 * (XN == 3 ? 4 : 3),
+                       kPanels = SLOTS == 1 ? TIMELIKE_REGISTERS / 8 : 1;
   static constexpr int kSinglePanels =
       SLOTS == 1 ? 8 : 2;  // one row alone: as many sums as hide their latency
   // Chunks this small spend their time waiting for the row before: their input products are summed ahead
   // for a window of steps, in full tiles, and only the state products stay in the time loop.
   static constexpr int64_t kSmall = 2, kWindow = 64;
-  static constexpr int64_t kNear = 64 << 10;  // numbers that stay in the L2 cache
+  static constexpr int64_t kNear = 64 << 10;                 // numbers that stay in the L2 cache
+  static constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // numbers in a line of the caches
 
   // Null for what is not wanted.
   struct Place {
@@ -166,8 +164,7 @@ class ForwardChunk {
     int64_t p = 0;
     if (active == 1)
       for (; p + kSinglePanels <= P; p += kSinglePanels) tile<1, kSinglePanels>(0, p, sum);
-    for (; p + kPanels <= P; p += kPanels) all_rows<kPanels>(active, p, sum);
-    for (; p < P; ++p) all_rows<1>(active, p, sum);
+    all_panels<kPanels>(active, p, sum);
     if constexpr (Cell::projected) project(active);
     if constexpr (Cell::reset_before) finish_reset(active);
   }
@@ -176,7 +173,15 @@ class ForwardChunk {
   // are its own; in a far one, besides, what it writes does not stay in the caches.
   enum class Tile { any, whole, far };
 
-  // The panel stays in the L1 cache over the rows.
+  // So many panels at a time, then half as many, and so on.
+  template <int PANELS>
+  void all_panels(int64_t active, int64_t p, const T* sum) {
+    for (; p + PANELS <= P; p += PANELS) all_rows<PANELS>(active, p, sum);
+    if constexpr (PANELS > 1)
+      if (p < P) all_panels<PANELS / 2>(active, p, sum);
+  }
+
+  // The panels stay in the L1 cache over the rows.
   template <int PANELS>
   void all_rows(int64_t active, int64_t p, const T* sum) {
     int64_t r = 0;
@@ -199,7 +204,7 @@ class ForwardChunk {
     if (at_row.cells) __builtin_prefetch(at_row.cells + unit, 1);
     if (at_row.y) __builtin_prefetch(at_row.y + unit, 1);
     if (unit == 0 && at_row.x_ahead)
-      for (int64_t k = 0; k < D; k += 64 / int64_t(sizeof(T))) __builtin_prefetch(at_row.x_ahead + k);
+      for (int64_t k = 0; k < D; k += kLine) __builtin_prefetch(at_row.x_ahead + k);
   }
 
   template <int ROWS, int PANELS, Tile KIND = Tile::any>
@@ -226,20 +231,30 @@ class ForwardChunk {
       // lost.
       const int64_t part = (count + ROWS - 1) / ROWS;
       for (int64_t k = 0, r = r0; k < count; k += part, ++r) {
-        fetch(place[r], p0 * L);
+        for (int64_t unit = 0; unit < PANELS * L; unit += kLine) fetch(place[r], p0 * L + unit);
         multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a + k, lda, lines + k * (HN * L), HN * L,
                                                         at.panel, std::min(part, count - k));
       }
     }
-    constexpr int M = ROWS * PANELS;
+    // As many panels together as keep the registers busy, and not more than they hold.
+    constexpr int TOGETHER = ROWS * PANELS <= 8 ? PANELS : 1;
+    finish_tile<ROWS, PANELS, KIND, 0, TOGETHER>(r0, p0, panel, acc);
+  }
+
+  // The cells of a tile, from its sums: panels FIRST, ... of TOGETHER at once.
+  template <int ROWS, int PANELS, Tile KIND, int FIRST, int TOGETHER>
+  TIMELIKE_INLINE void finish_tile(int64_t r0, int64_t p0, const T* panel,
+                                   Vec<T> (&acc)[ROWS][PANELS * SLOTS]) {
+    constexpr int M = ROWS * TOGETHER;
     ForwardStep<Cell, T, M> cell;
     for (int m = 0; m < M; ++m) {
-      const int64_t r = r0 + m % ROWS, unit = (p0 + m / ROWS) * L;
+      const int p = FIRST + m / ROWS;
+      const int64_t r = r0 + m % ROWS, unit = (p0 + p) * L;
       if constexpr (Cell::cell_state) cell.state[m] = load(c + r * HP + unit);
       if constexpr (Cell::reads_state) cell.state[m] = load(state + r * lda + D + unit);
-      for (int g = 0; g < SLOTS; ++g) cell.gate[g][m] = acc[m % ROWS][m / ROWS * SLOTS + g];
+      for (int g = 0; g < SLOTS; ++g) cell.gate[g][m] = acc[m % ROWS][p * SLOTS + g];
       for (int d = 0; d < Cell::diagonals; ++d)
-        cell.diagonal[d][m] = load(panel + m / ROWS * at.panel + at.diagonals + d * L);
+        cell.diagonal[d][m] = load(panel + p * at.panel + at.diagonals + d * L);
     }
     Cell::forward(cell);
     // In locals, since the compiler must think that a store changes any member.
@@ -247,7 +262,7 @@ class ForwardChunk {
     T *const c_to = c + r0 * HP, *const h_to = next + r0 * lda + D;
     const Place* const at_row = place + r0;
     for (int m = 0; m < M; ++m) {
-      const int64_t r = m % ROWS, unit = (p0 + m / ROWS) * L;
+      const int64_t r = m % ROWS, unit = (p0 + FIRST + m / ROWS) * L;
       const int lanes = KIND == Tile::any ? int(std::min<int64_t>(L, units - unit)) : L;
       if constexpr (Cell::cell_state) store(c_to + r * padded_units + unit, cell.state[m]);
       if constexpr (Cell::reset_before) {
@@ -266,6 +281,8 @@ class ForwardChunk {
       if constexpr (Cell::cell_state)
         if (T* const to_cells = at_row[r].cells) store(to_cells + unit, cell.state[m], lanes);
     }
+    if constexpr (FIRST + TOGETHER < PANELS)
+      finish_tile<ROWS, PANELS, KIND, FIRST + TOGETHER, TOGETHER>(r0, p0, panel, acc);
   }
 
   static TIMELIKE_INLINE void put_state(const Place& at_row, int64_t unit, Vec<T> h, int lanes) {
