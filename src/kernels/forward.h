@@ -38,9 +38,10 @@ class ForwardChunk {
                        kPanels = SLOTS == 1 ? TIMELIKE_REGISTERS / 8 : 1;
   static constexpr int kSinglePanels =
       SLOTS == 1 ? 8 : 2;  // one row alone: as many sums as hide their latency
-  // Chunks this small spend their time waiting for the row before: their input products are summed ahead
-  // for a window of steps, in full tiles, and only the state products stay in the time loop.
-  static constexpr int64_t kSmall = 2, kWindow = 64;
+  // Chunks this small spend their time waiting for the row before, and weights this large come from far away:
+  // there the input products are summed ahead for a window of steps, in full tiles, and only the state
+  // products stay in the time loop.
+  static constexpr int64_t kSmall = 2, kWindow = 64, kLarge = int64_t(4) << 20, kWindowOfLarge = 4;
   static constexpr int64_t kNear = 64 << 10;                 // numbers that stay in the L2 cache
   static constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // numbers in a line of the caches
 
@@ -55,15 +56,15 @@ class ForwardChunk {
   const int64_t n;
   const int64_t D, H, R, P, HP, RP, lda;
   const ForwardLayout<Cell, T> at;
-  const bool ahead;
-  const bool far;    // whether rows that are read and written once do not stay in the caches
-  T *state, *next;   // [n, lda], the row x | h
-  T* c;              // [n, HP] of a cell with cell state
-  T* inner;          // [n, HP] what the second product takes: m of a projection, r h of reset-before
-  T *open, *update;  // [n, HP] reset-before: the candidate's sum so far, and z
-  T *inputs, *sums;  // input products ahead: inputs [window n, D], sums [window n, P, S]
-  Place* place;      // [n] where this step's results go
-  T** to;            // [n] where a product's rows go
+  const int64_t window;  // steps whose input products are summed ahead
+  const bool far;        // whether rows that are read and written once do not stay in the caches
+  T *state, *next;       // [n, lda], the row x | h
+  T* c;                  // [n, HP] of a cell with cell state
+  T* inner;              // [n, HP] what the second product takes: m of a projection, r h of reset-before
+  T *open, *update;      // [n, HP] reset-before: the candidate's sum so far, and z
+  T *inputs, *sums;      // input products ahead: inputs [window n, D], sums [window n, P, S]
+  Place* place;          // [n] where this step's results go
+  T** to;                // [n] where a product's rows go
 
  public:
   ForwardChunk(const Forward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
@@ -78,7 +79,9 @@ class ForwardChunk {
         RP(padded<T>(R)),
         lda(D + RP),
         at(D, H, R),
-        ahead(n <= kSmall),
+        window(n <= kSmall  ? kWindow
+               : is_large() ? kWindowOfLarge
+                            : 0),
         far(n * (f.rows.end - f.rows.begin) *
                 ((f.gates ? Cell::tape_gates * H : 0) + (f.cells ? H : 0) + R + D) >
             kNear) {
@@ -87,7 +90,7 @@ class ForwardChunk {
       if (Cell::cell_state) c = w.template take<T>(n * HP);
       if (Cell::projected || Cell::reset_before) inner = w.template take<T>(n * HP);
       if (Cell::reset_before) open = w.template take<T>(n * HP), update = w.template take<T>(n * HP);
-      if (ahead) inputs = w.template take<T>(kWindow * n * D), sums = w.template take<T>(kWindow * n * P * S);
+      if (window) inputs = w.template take<T>(window * n * D), sums = w.template take<T>(window * n * P * S);
       place = w.template take<Place>(n);
       to = w.template take<T*>(n);
     });
@@ -103,7 +106,7 @@ class ForwardChunk {
     for (int64_t s = f.rows.begin; s < f.rows.end; ++s) {
       active = finish(active, still_active(f.rows, order, active, s));
       if (active == 0) return;
-      if (ahead && (s - f.rows.begin) % kWindow == 0) sum_inputs(active, s);
+      if (window && (s - f.rows.begin) % window == 0) sum_inputs(active, s);
       step(active, s);
       std::swap(state, next);
     }
@@ -111,6 +114,8 @@ class ForwardChunk {
   }
 
  private:
+  bool is_large() const { return (D * XN + R * HN) * HP * int64_t(sizeof(T)) > kLarge; }
+
   // Hands out the states of those sequences that do not go on.
   int64_t finish(int64_t active, int64_t left) const {
     for (int64_t r = left; r < active; ++r) {
@@ -122,7 +127,7 @@ class ForwardChunk {
 
   void sum_inputs(int64_t active, int64_t s0) const {
     int64_t slots = 0;
-    for (int64_t s = s0, m = active; s < std::min(s0 + kWindow, f.rows.end); ++s) {
+    for (int64_t s = s0, m = active; s < std::min(s0 + window, f.rows.end); ++s) {
       m = still_active(f.rows, order, m, s);
       if (m == 0) break;
       for (int64_t r = 0; r < n; ++r, ++slots)  // n slots per step, so that a slot is found without a table
@@ -158,9 +163,9 @@ class ForwardChunk {
                   far && s + 1 < std::min(f.rows.end, f.rows.length[order[r]])
                       ? f.x + row_of(f.rows, order[r], s + 1) * f.ldx
                       : nullptr};
-      if (!ahead) copy_row(state + r * lda, f.x + row * f.ldx, D);
+      if (!window) copy_row(state + r * lda, f.x + row * f.ldx, D);
     }
-    const T* sum = ahead ? sums + ((s - f.rows.begin) % kWindow) * n * P * S : nullptr;
+    const T* sum = window ? sums + ((s - f.rows.begin) % window) * n * P * S : nullptr;
     int64_t p = 0;
     if (active == 1)
       for (; p + kSinglePanels <= P; p += kSinglePanels) tile<1, kSinglePanels>(0, p, sum);

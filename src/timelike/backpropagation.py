@@ -86,7 +86,7 @@ class Chain:
     """
 
     def __init__(self, network: Network, loss: Loss, gradients: Sequence[Tensor]) -> None:
-        self._network, self._loss = network, loss
+        self._loss = loss
         self._config, self._per_step, self._sigmoid = network.config, network.per_step, network.sigmoid
         places = iter(gradients)
         self._recurrent = [_Recurrent(layer, places) for layer in _recurrent_layers(network)]
