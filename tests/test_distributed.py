@@ -72,9 +72,22 @@ def test_a_single_process_has_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_two_ranks_give_the_result_of_one(toy_config: Path) -> None:
-    more = "training: {dtype: float64, regularisation: {strength: 0.001}, epochs: 3,"
-    toy_config.write_text(toy_config.read_text().replace("training: {epochs: 3,", more))
+@pytest.mark.parametrize(
+    ("per", "more"),
+    [
+        ("event", "regularisation: {strength: 0.001}"),
+        ("step", "loss: sigmoid_cross_entropy"),
+        ("event", "clip_norm: 0.01"),
+    ],
+)
+def test_two_ranks_give_the_result_of_one(toy_config: Path, per: str, more: str) -> None:
+    text = toy_config.read_text()
+    text = text.replace("training: {epochs: 3,", f"training: {{dtype: float64, {more}, epochs: 3,")
+    if per == "step":
+        labels = '{background: "label == 0", signal: "label == 1"}'
+        assert labels in text
+        text = text.replace(labels, '{soft: "part_pt <= 2", hard: "part_pt > 2"}\n  per: step')
+    toy_config.write_text(text)
     one = train(load_config(toy_config, overrides={"output": "one"}))
     done = torchrun("timelike", "train", str(toy_config))
     assert done.returncode == 0, done.stderr
