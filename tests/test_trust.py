@@ -338,6 +338,14 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    text = '{"version": 1, "values": {}, "about": {}}'
+    path.write_bytes(save({"x": np.zeros(2)}, metadata={"timelike checkpoint": text}))
+    with pytest.raises(ModelFileError, match="a checkpoint of version 1; this timelike reads 2"):
+        read_snapshot(path)
+
+
 def test_names_do_not_speak_to_the_terminal(tmp_path, capsys):
     model = saved(made({"recurrent": [{"units": 2}]}), tmp_path)
     header, text, body = taken_apart(model.read_bytes())

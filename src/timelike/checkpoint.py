@@ -81,7 +81,7 @@ def read_snapshot(path: Path) -> tuple[Snapshot, dict[str, Any]]:
     Raises
     ------
     ModelFileError
-        If the file is damaged, foreign or of a newer version.
+        If the file is damaged, foreign or of another version.
     """
     from safetensors import SafetensorError, safe_open
 
