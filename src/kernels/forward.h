@@ -41,7 +41,7 @@ class ForwardChunk {
   // Chunks this small spend their time waiting for the row before, and weights this large come from far away:
   // there the input products are summed ahead for a window of steps, in full tiles, and only the state
   // products stay in the time loop.
-  static constexpr int64_t kSmall = 2, kWindow = 64, kLarge = int64_t(4) << 20, kWindowOfLarge = 4;
+  static constexpr int64_t kSmall = 2, kWindow = 64, kLarge = int64_t(4) << 20, kWindowOfLarge = 8;
   static constexpr int64_t kNear = 64 << 10;                 // numbers that stay in the L2 cache
   static constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // numbers in a line of the caches
 
@@ -229,7 +229,12 @@ class ForwardChunk {
     const bool both = one_line && !sum;
     const T *a = both ? x : x + D, *lines = panel + (both ? at.input : at.state);
     const int64_t count = both ? D + R : R;
-    if constexpr (KIND != Tile::far) {
+    if (KIND == Tile::any && sum && ROWS == kRows) {
+      // Large weights: the first tiles of a panel fetch the next one, and those of the last the first again.
+      const T* next = lines + (p0 + PANELS < P ? PANELS : -p0) * at.panel;
+      multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a, lda, lines, HN * L, at.panel, count,
+                                                      Lines(next + r0 / ROWS * count * kLine));
+    } else if constexpr (KIND != Tile::far) {
       multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a, lda, lines, HN * L, at.panel, count);
     } else {
       // In parts, one per row, and before each a few lines of memory are asked for: too many at once get

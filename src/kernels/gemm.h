@@ -15,13 +15,19 @@
 namespace timelike {
 namespace TIMELIKE_ISA {
 
+// What is done between parts of a product, where nothing is.
+struct Nothing {
+  void operator()() const {}
+};
+
 // acc[r][p SLOTS + FIRST + g] += sum_k a[r * row_stride + k * A_STEP] * B[k][p, g] for g < COUNT: the slots
-// of an accumulator that this operand feeds. Lines of B are b_step apart.
-template <int R, int P, int SLOTS, int FIRST, int COUNT, int A_STEP, class T>
+// of an accumulator that this operand feeds. Lines of B are b_step apart. `each` is done for every k.
+template <int R, int P, int SLOTS, int FIRST, int COUNT, int A_STEP, class T, class Each = Nothing>
 TIMELIKE_INLINE void multiply_add(Vec<T> (&acc)[R][P * SLOTS], const T* a, int64_t row_stride, const T* b,
-                                  int64_t b_step, int64_t panel_stride, int64_t K) {
+                                  int64_t b_step, int64_t panel_stride, int64_t K, Each each = {}) {
   constexpr int L = Lanes<T>::count;
   for (int64_t k = 0; k < K; ++k) {
+    each();
     Vec<T> w[P * COUNT];
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
@@ -69,11 +75,6 @@ struct Rowset {
     return {data + begin * panel_stride,    row_stride, end - begin, panel_stride, slots,
             units - begin * Lanes<T>::count};
   }
-};
-
-// What is done between parts of a product, where nothing is.
-struct Nothing {
-  void operator()() const {}
 };
 
 // One tile of C = A B, of G registers in each of P panels of columns, B with its K index in the order of A's

@@ -107,6 +107,22 @@ class Workspace {
   }
 };
 
+// Lines of memory that come into the second cache, one for each call.
+class Lines {
+ public:
+  template <class T>
+  explicit Lines(const T* first) : at_(reinterpret_cast<const char*>(first)) {}
+
+  inline __attribute__((always_inline)) void operator()() {
+    __builtin_prefetch(at_, 0, 2);
+    at_ += kLine;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* at_;
+};
+
 // Memory that will be read or written soon, fetched into the cache a few lines at a time: a processor that
 // waits for as many lines as it can drops what it is asked on top.
 class Ahead {
