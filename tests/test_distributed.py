@@ -100,6 +100,18 @@ def test_two_ranks_give_the_result_of_one(toy_config: Path, per: str, more: str)
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+def test_nccl_needs_a_gpu_for_each_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ConfigError, match="backend: this PyTorch is built without nccl; possible: gloo"):
+        ranks("nccl").__enter__()
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="nccl, but rank 1 of this machine has no GPU of its own: 1 found"):
+        ranks("nccl").__enter__()
+
+
 def test_ranks_with_other_configs_are_told_so(toy_config: Path, tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(
         "import os, sys\n"

@@ -92,6 +92,14 @@ int64_t lengths_between(Address offsets, int64_t count, Address lengths) {
   return longest;
 }
 
+// Pieces of memory, `count` of them at `pieces` and of so many bytes each, copied one behind the other.
+void copy_pieces(Address pieces, Address bytes, int64_t count, Address to) {
+  const int64_t *const from = at<const int64_t>(pieces), *const sizes = at<const int64_t>(bytes);
+  char* next = at<char>(to);
+  for (int64_t b = 0; b < count; next += sizes[b++])
+    std::memcpy(next, at<const char>(Address(from[b])), size_t(sizes[b]));
+}
+
 // Where the memory of an array lies.
 Address address_of_buffer(nb::handle array) {
   Py_buffer view;
@@ -420,6 +428,7 @@ NB_MODULE(_core, m) {
       nb::arg("index") = 0, nb::arg("tape_index") = 0);
   m.def("address", &address_of_buffer);
   m.def("lengths_between", &lengths_between);
+  m.def("copy_pieces", &copy_pieces, nb::call_guard<nb::gil_scoped_release>());
   bind_layer<float>(m, "LayerF32", "WeightsF32");
   bind_layer<double>(m, "LayerF64", "WeightsF64");
   m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {

@@ -22,7 +22,7 @@ from timelike.data.answers import answered_steps, filled
 from timelike.errors import DataError
 from timelike.network import ragged
 from timelike.nn import Ragged
-from timelike.ragged import gather
+from timelike.ragged import copied, gather, offsets_of
 from timelike.sequences import Sequences
 
 __all__ = [
@@ -371,10 +371,12 @@ class ShuffledBatches:
     def _gathered(self, order: npt.NDArray[np.int64], cuts: npt.NDArray[np.int64]) -> Iterator[Batch]:
         """Gather the rows of a run of batches, then cut them."""
         chosen = order[cuts[0] : cuts[-1]]
-        rows, offsets = gather(self._starts[chosen], self._lengths[chosen])
-        of_rows = torch.from_numpy(rows)
-        values = self._values.index_select(0, of_rows)
-        index = of_rows if self._per_step else torch.from_numpy(chosen)
+        starts, lengths = self._starts[chosen], self._lengths[chosen]
+        offsets = offsets_of(lengths)
+        # In memory of PyTorch, which begins at a whole line of the caches.
+        values = self._values.new_empty((int(offsets[-1]), self._values.shape[1]))
+        copied([self._values.numpy()], 0, starts, lengths, values.numpy())
+        index = torch.from_numpy(gather(starts, lengths)[0] if self._per_step else chosen)
         labels, weights = self._labels.index_select(0, index), self._weights.index_select(0, index)
         firsts = cuts - cuts[0]
         begins = offsets[firsts]

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,10 +39,13 @@ class Ranks:
         From 0.
     size : int
         How many there are.
+    device : torch.device
+        In whose memory gradients are summed.
     """
 
     rank: int
     size: int
+    device: torch.device = torch.device("cpu")
 
     def share(self, batch: Batch, *, per_step: bool = False) -> Batch:
         """Give this rank's part of a batch.
@@ -91,11 +95,11 @@ class Ranks:
         RankError
             If another rank is gone.
         """
-        both = torch.cat([loss.reshape(1), gradient])
+        both = torch.cat([loss.reshape(1), gradient]).to(self.device)
         with _together():
             distributed.all_reduce(both)
         gradient.copy_(both[1:])
-        return both[0]
+        return both[0].to(loss.device)
 
     def check_same(self, what: str, value: str) -> None:
         """Raise if not all ranks have the same of something, in this form.
@@ -123,14 +127,29 @@ def _together() -> Iterator[None]:
         ) from None
 
 
+def _own_gpu() -> torch.device:
+    """Give the GPU of this rank, one of its machine's."""
+    local, n = os.environ.get("LOCAL_RANK", "0"), torch.cuda.device_count()
+    if not distributed.is_nccl_available():
+        raise ConfigError("training.backend: this PyTorch is built without nccl; possible: gloo")
+    if int(local) >= n:
+        raise ConfigError(f"training.backend: nccl, but rank {local} of this machine has no GPU of its own: {n} found")
+    return torch.device("cuda", int(local))
+
+
 @contextmanager
-def ranks() -> Iterator[Ranks | None]:
+def ranks(backend: Literal["gloo", "nccl"] = "gloo") -> Iterator[Ranks | None]:
     """Give the ranks that ``torchrun`` started, for the length of a training; None for a single process.
+
+    Parameters
+    ----------
+    backend : {"gloo", "nccl"}
+        What sums the gradients: gloo in the memory where they are, nccl in that of a GPU, one for each rank.
 
     Raises
     ------
     ConfigError
-        If the environment is not what torchrun makes.
+        If the environment is not what torchrun makes, or nccl cannot be used.
     """
     size = os.environ.get("WORLD_SIZE", "1")
     if not size.isdecimal():
@@ -138,14 +157,16 @@ def ranks() -> Iterator[Ranks | None]:
     if int(size) < 2:
         yield None
         return
+    device = _own_gpu() if backend == "nccl" else torch.device("cpu")
     try:
-        distributed.init_process_group("gloo")
+        # Whatever is not a tensor goes over gloo in any case.
+        distributed.init_process_group("gloo" if backend == "gloo" else "cpu:gloo,cuda:nccl")
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"WORLD_SIZE={size}, but the processes do not meet ({' '.join(str(error).split())[:200]}); "
             "start them by torchrun"
         ) from None
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
     finally:
         distributed.destroy_process_group()

@@ -1,6 +1,7 @@
 """Of which config a checkpoint is, and whether a training may go on from it with another.
 
-What the weights do not depend on (threads, inspection, how often checkpoints are written) may always change.
+What the weights do not depend on, but for rounding (threads, how ranks sum their gradients, inspection, how often
+checkpoints are written), may always change.
 Of the rest these may if one says so, since what a checkpoint holds still fits:
 
 - ``training.epochs``, ``training.schedule``, ``training.optimiser.learning_rate`` and ``weight_decay``;
@@ -60,7 +61,7 @@ class Change:
 def decisive(config: Config) -> dict[str, Any]:
     """Give what of a config the weights depend on, in plain values."""
     values = config.model_dump(mode="json", exclude={"output", "evaluation", "scan"})
-    for key in ("threads", "inspect", "checkpoint_every"):
+    for key in ("threads", "backend", "inspect", "checkpoint_every"):
         del values["training"][key]
     for key in ("read_ahead", "on_error", "spool") if values["data"]["stream"] else ():
         del values["data"]["stream"][key]

@@ -15,7 +15,7 @@ The rows are shared, not copied, wherever the source already has this layout; th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, overload
 
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from timelike.errors import DataError, require
-from timelike.ragged import check_same_lengths, flattened, gather, integers, offsets_of
+from timelike.ragged import check_same_lengths, copied, flattened, gather, integers, offsets_of
 
 __all__ = ["Sequences"]
 
@@ -173,8 +173,9 @@ class Sequences:
             if step == 1:
                 stop = max(start, stop)
                 cut = self.offsets[start : stop + 1]
-                own = slice(cut[0], cut[-1])
-                return self._with(own, cut - cut[0], slice(start, stop))
+                return self._built(
+                    cut - cut[0], lambda column: column[cut[0] : cut[-1]], lambda column: column[start:stop]
+                )
             which = np.arange(start, stop, step)
         index = np.asarray(which)
         if index.ndim != 1:
@@ -187,33 +188,32 @@ class Sequences:
             index = index.astype(np.int64)
         elif not np.issubdtype(index.dtype, np.integer):
             raise IndexError(f"an index of {index.dtype}; integers or a mask are needed")
-        rows, offsets = gather(self.offsets[:-1][index], self.lengths[index])
-        return self._with(rows, offsets, index)
+        starts, lengths = self.offsets[:-1][index], self.lengths[index]
+        return self._built(
+            offsets_of(lengths),
+            lambda column: copied([column], 0, starts, lengths),
+            lambda column: column[index],
+        )
 
-    def _with(self, rows: slice | Array, offsets: Array, which: Any) -> Sequences:
-        """Build the sequences of these rows, everything per sequence being taken by `which`."""
+    def _built(
+        self, offsets: Array, of_rows: Callable[[Array], Array], of_each: Callable[[Array], Array]
+    ) -> Sequences:
+        """Build sequences by what is to be done with columns of a row, and with those of a sequence."""
 
-        def taken(column: Array | None) -> Array | None:
-            return None if column is None else column[which]
+        def made(column: Array | None, by: Callable[[Array], Array]) -> Array | None:
+            return None if column is None else by(column)
 
-        def of_rows(column: Array | None) -> Array | None:
-            if column is None or isinstance(rows, slice):
-                return None if column is None else column[rows]
-            return column.take(rows, axis=0)  # six times as fast as [rows]
-
-        values = of_rows(self.values)
-        assert values is not None
         return Sequences(
-            values,
+            of_rows(self.values),
             offsets,
             self.names,
-            labels=taken(self.labels),
-            weights=taken(self.weights),
-            events=taken(self.events),
-            observers={k: v[which] for k, v in self.observers.items()},
-            targets=taken(self.targets),
-            step_labels=of_rows(self.step_labels),
-            step_targets=of_rows(self.step_targets),
+            labels=made(self.labels, of_each),
+            weights=made(self.weights, of_each),
+            events=made(self.events, of_each),
+            observers={k: of_each(v) for k, v in self.observers.items()},
+            targets=made(self.targets, of_each),
+            step_labels=made(self.step_labels, of_rows),
+            step_targets=made(self.step_targets, of_rows),
         )
 
     def replace(self, **fields: Any) -> Sequences:
@@ -227,13 +227,16 @@ class Sequences:
         return dataclasses.replace(self, **fields)
 
     @staticmethod
-    def concatenate(parts: Iterable[Sequences]) -> Sequences:
+    def concatenate(parts: Iterable[Sequences], which: Array | None = None) -> Sequences:
         """Put batches one after another.
 
         Parameters
         ----------
         parts : iterable of Sequences
             At least one; all with the same names, dtype, and the same of all other fields.
+        which : array of int64, optional
+            Those to have of the sequences of all parts, 0 being the first, in this order. The rest is not
+            copied.
 
         Returns
         -------
@@ -262,27 +265,37 @@ class Sequences:
                     f"part 0 has {sorted(first.observers)}"
                 )
 
-        def joined(name: str) -> Array | None:
+        def joined(name: str, put: Callable[[list[Array]], Array]) -> Array | None:
             columns = [getattr(part, name) for part in parts]
             without = [i for i, column in enumerate(columns) if column is None]
             if len(without) == len(parts):
                 return None
             if without:
                 raise DataError(f"concatenate: part {without[0]} has no {name}, another part has")
-            return np.concatenate(columns)
+            return put(columns)
 
-        offsets = offsets_of(np.concatenate([part.lengths for part in parts]))
+        def of_each(columns: list[Array]) -> Array:
+            column = np.concatenate(columns)
+            return column if which is None else column[which]
+
+        def of_rows(columns: list[Array]) -> Array:
+            return np.concatenate(columns) if which is None else copied(columns, of_part, starts, lengths)
+
+        lengths = of_each([part.lengths for part in parts])
+        if which is not None:
+            starts = of_each([part.offsets[:-1] for part in parts])
+            of_part = np.searchsorted(np.cumsum([len(part) for part in parts]), which, side="right")
         return Sequences(
-            np.concatenate([part.values for part in parts]),
-            offsets,
+            of_rows([part.values for part in parts]),
+            offsets_of(lengths),
             first.names,
-            labels=joined("labels"),
-            weights=joined("weights"),
-            events=joined("events"),
-            observers={k: np.concatenate([part.observers[k] for part in parts]) for k in first.observers},
-            targets=joined("targets"),
-            step_labels=joined("step_labels"),
-            step_targets=joined("step_targets"),
+            labels=joined("labels", of_each),
+            weights=joined("weights", of_each),
+            events=joined("events", of_each),
+            observers={k: of_each([part.observers[k] for part in parts]) for k in first.observers},
+            targets=joined("targets", of_each),
+            step_labels=joined("step_labels", of_rows),
+            step_targets=joined("step_targets", of_rows),
         )
 
     # Checks

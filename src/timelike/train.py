@@ -139,7 +139,7 @@ def train(
     """
     config = config if isinstance(config, Config) else load_config(config)
     progress = Silent() if progress is None else progress
-    with ranks() as found:
+    with ranks(config.training.backend) as found:
         return _train(config, progress, resume, accept_changes, events, on_epoch, found)
 
 

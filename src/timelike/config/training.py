@@ -272,6 +272,8 @@ class TrainingConfig(Section):
     # The kernels run on one thread; more of them only meet at PyTorch's barriers, after every few
     # microseconds of work. On a busy machine that made the demo's training twenty times slower.
     threads: PositiveInt = 1
+    # How several processes sum their gradients. nccl: through the memory of a GPU for each.
+    backend: Literal["gloo", "nccl"] = "gloo"
     inspect: InspectConfig | None = None
     checkpoint_every: PositiveInt = 1000  # batches of an epoch; after each epoch there is one in any case
     then: tuple[PhaseConfig, ...] = ()  # phases that follow, each from the best weights so far

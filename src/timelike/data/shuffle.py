@@ -75,14 +75,12 @@ class _Segment:
     events: Sequences
     left: npt.NDArray[np.int64]
 
-    def take(self, which: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Take away some of those that are left, and give their indices in `events`."""
-        taken = self.left[which]
+    def remove(self, which: npt.NDArray[np.int64]) -> None:
+        """Take away some of those that are left."""
         self.left = np.delete(self.left, which)
         if len(self.left) < _FULL * len(self.events):
             gone = self.events
             self.events, self.left = gone[self.left], np.arange(len(self.left))
-        return taken
 
 
 class ShuffleBuffer:
@@ -119,14 +117,17 @@ class ShuffleBuffer:
         chosen = self._random.choice(int(ends[-1]), n, replace=False)
         order = np.argsort(chosen, kind="stable")
         cuts = np.searchsorted(chosen[order], [0, *ends])
-        pieces = []
+        numbers = np.empty(n, dtype=np.int64)  # of those drawn, counted through all segments
+        removed, before = [], 0
         for segment, start, end, first in zip(
             self._segments, cuts[:-1], cuts[1:], [0, *ends[:-1]], strict=True
         ):
-            if start < end:
-                events = segment.events
-                pieces.append(events[segment.take(chosen[order[start:end]] - first)])
+            which = order[start:end]
+            removed.append(chosen[which] - first)
+            numbers[which] = before + segment.left[removed[-1]]
+            before += len(segment.events)
+        drawn = Sequences.concatenate([segment.events for segment in self._segments], numbers)
+        for segment, gone in zip(self._segments, removed, strict=True):
+            segment.remove(gone)
         self._segments = [segment for segment in self._segments if len(segment.left)]
-        back = np.empty(n, dtype=np.int64)
-        back[order] = np.arange(n)
-        return Sequences.concatenate(pieces)[back]
+        return drawn
