@@ -27,7 +27,7 @@ SIZES = [  # B, T, D, H, R
     (18, 3, 2, 2, 1),
     (25, 4, 1, 17, 4),
     (4, 3, 40, 70, 33),
-    (21, 6, 570, 301, 150),  # sums of more than 512 numbers; weights and gradients of more than 4 MiB
+    (21, 11, 570, 301, 150),  # sums of more than 512 numbers; weights and gradients of more than 4 MiB
     (1, 40, 16, 33, 16),
     (48, 9, 3, 6, 4),
     (49, 3, 13, 10, 11),

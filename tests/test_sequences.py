@@ -187,6 +187,17 @@ class TestConcatenating:
         pieces = [s[a:b] for a, b in zip([0, *cuts], [*cuts, len(s)], strict=True)]
         assert_same(Sequences.concatenate(pieces), s)
 
+    @given(lengths_of_batches, st.data())
+    def test_some_of_the_pieces(self, lengths, data):
+        s = full(lengths)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(s)), max_size=3)))
+        pieces = [s[a:b] for a, b in zip([0, *cuts], [*cuts, len(s)], strict=True)]
+        some = st.integers(0, max(len(s) - 1, 0))
+        which = np.array(data.draw(st.lists(some, max_size=8 if len(s) else 0)), dtype=np.int64)
+        found = Sequences.concatenate(pieces, which)
+        assert_same(found, s[which])
+        assert [row.tolist() for row in found] == [s[int(b)].tolist() for b in which]
+
     @pytest.mark.parametrize(
         ("other", "message"),
         [

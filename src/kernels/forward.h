@@ -63,6 +63,7 @@ class ForwardChunk {
   T* inner;              // [n, HP] what the second product takes: m of a projection, r h of reset-before
   T *open, *update;      // [n, HP] reset-before: the candidate's sum so far, and z
   T *inputs, *sums;      // input products ahead: inputs [window n, D], sums [window n, P, S]
+  int64_t* first_slot;   // [window] the first row of each step there
   Place* place;          // [n] where this step's results go
   T** to;                // [n] where a product's rows go
 
@@ -90,7 +91,10 @@ class ForwardChunk {
       if (Cell::cell_state) c = w.template take<T>(n * HP);
       if (Cell::projected || Cell::reset_before) inner = w.template take<T>(n * HP);
       if (Cell::reset_before) open = w.template take<T>(n * HP), update = w.template take<T>(n * HP);
-      if (window) inputs = w.template take<T>(window * n * D), sums = w.template take<T>(window * n * P * S);
+      if (window) {
+        inputs = w.template take<T>(window * n * D), sums = w.template take<T>(window * n * P * S);
+        first_slot = w.template take<int64_t>(window);
+      }
       place = w.template take<Place>(n);
       to = w.template take<T*>(n);
     });
@@ -129,12 +133,9 @@ class ForwardChunk {
     int64_t slots = 0;
     for (int64_t s = s0, m = active; s < std::min(s0 + window, f.rows.end); ++s) {
       m = still_active(f.rows, order, m, s);
-      if (m == 0) break;
-      for (int64_t r = 0; r < n; ++r, ++slots)  // n slots per step, so that a slot is found without a table
-        if (r < m)
-          copy_row(inputs + slots * D, f.x + row_of(f.rows, order[r], s) * f.ldx, D);
-        else
-          std::memset(inputs + slots * D, 0, size_t(D) * sizeof(T));
+      first_slot[s - s0] = slots;
+      for (int64_t r = 0; r < m; ++r, ++slots)
+        copy_row(inputs + slots * D, f.x + row_of(f.rows, order[r], s) * f.ldx, D);
     }
     for (int64_t p = 0; p < P; ++p) {
       int64_t r = 0;
@@ -165,7 +166,7 @@ class ForwardChunk {
                       : nullptr};
       if (!window) copy_row(state + r * lda, f.x + row * f.ldx, D);
     }
-    const T* sum = window ? sums + ((s - f.rows.begin) % window) * n * P * S : nullptr;
+    const T* sum = window ? sums + first_slot[(s - f.rows.begin) % window] * P * S : nullptr;
     int64_t p = 0;
     if (active == 1)
       for (; p + kSinglePanels <= P; p += kSinglePanels) tile<1, kSinglePanels>(0, p, sum);

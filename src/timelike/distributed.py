@@ -25,6 +25,9 @@ from timelike.ragged import gather
 __all__ = ["RankError", "Ranks", "ranks"]
 
 
+_MEMORY = torch.device("cpu")
+
+
 class RankError(TimelikeError, RuntimeError):
     """Another rank is gone; the message says what to do."""
 
@@ -45,7 +48,7 @@ class Ranks:
 
     rank: int
     size: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _MEMORY
 
     def share(self, batch: Batch, *, per_step: bool = False) -> Batch:
         """Give this rank's part of a batch.
@@ -133,7 +136,9 @@ def _own_gpu() -> torch.device:
     if not distributed.is_nccl_available():
         raise ConfigError("training.backend: this PyTorch is built without nccl; possible: gloo")
     if int(local) >= n:
-        raise ConfigError(f"training.backend: nccl, but rank {local} of this machine has no GPU of its own: {n} found")
+        raise ConfigError(
+            f"training.backend: nccl, but rank {local} of this machine has no GPU of its own: {n} found"
+        )
     return torch.device("cuda", int(local))
 
 
@@ -157,7 +162,7 @@ def ranks(backend: Literal["gloo", "nccl"] = "gloo") -> Iterator[Ranks | None]:
     if int(size) < 2:
         yield None
         return
-    device = _own_gpu() if backend == "nccl" else torch.device("cpu")
+    device = _own_gpu() if backend == "nccl" else _MEMORY
     try:
         # Whatever is not a tensor goes over gloo in any case.
         distributed.init_process_group("gloo" if backend == "gloo" else "cpu:gloo,cuda:nccl")

@@ -61,7 +61,7 @@ def copied(
 ) -> npt.NDArray[Any]:
     """Copy pieces of rows, one after another.
 
-    What ``np.concatenate(arrays)[rows]`` gives with the rows of `gather`, piece by piece instead of row by row.
+    What ``np.concatenate(arrays)[rows]`` gives with the rows of `gather`: each piece at once.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def copied(
 
     Examples
     --------
-    >>> copied([np.array([5, 6, 7]), np.array([8, 9])], np.array([1, 0]), np.array([1, 0]), np.array([1, 2]))
+    >>> rows = [np.array([5, 6, 7]), np.array([8, 9])]
+    >>> copied(rows, np.array([1, 0]), starts=np.array([1, 0]), lengths=np.array([1, 2]))
     array([9, 5, 6])
     """
     arrays = [np.ascontiguousarray(array) for array in arrays]

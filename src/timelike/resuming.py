@@ -1,6 +1,6 @@
 """Of which config a checkpoint is, and whether a training may go on from it with another.
 
-What the weights do not depend on, but for rounding (threads, how ranks sum their gradients, inspection, how often
+What the weights do not depend on, but for rounding (threads, how ranks sum gradients, inspection, how often
 checkpoints are written), may always change.
 Of the rest these may if one says so, since what a checkpoint holds still fits:
 
