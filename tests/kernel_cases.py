@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.testing as npt  # at once: NumPy imports it at its first use, and a fork at that moment would hang
 
 from kernel_runs import Result, Run
 from timelike import kernels, reference
@@ -252,4 +253,4 @@ def assert_close(case: Case, got: Result, expected: dict[str, Expected]) -> None
 def assert_same_bits(got: Result, expected: Result, names: Iterable[str] | None = None) -> None:
     names = expected if names is None else [name for name in names if name in expected]
     for name in names:
-        np.testing.assert_array_equal(got[name], expected[name], err_msg=name, strict=True)
+        npt.assert_array_equal(got[name], expected[name], err_msg=name, strict=True)
