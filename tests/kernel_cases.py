@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.testing as npt  # at once: NumPy imports it at its first use, and a fork at that moment would hang
+import numpy.testing as npt  # now: imported at its first use, it would hang a fork at that moment
 
 from kernel_runs import Result, Run
 from timelike import kernels, reference
