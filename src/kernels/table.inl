@@ -40,7 +40,7 @@ int64_t multiply_adds(int64_t n) {
   int64_t done = 0;
   for (; done < n; done += chains * Lanes<T>::count)
     TIMELIKE_EACH(j, chains) sum[j] = fma(a, sum[j], b);
-  static volatile T sink;  // or the compiler would see that nobody wants it
+  [[maybe_unused]] static volatile T sink;  // or the compiler would see that nobody wants it
   TIMELIKE_EACH(j, chains) sink = sum[j][0];
   return done;
 }
