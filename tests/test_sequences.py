@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from timelike.errors import DataError
-from timelike.ragged import check_same_lengths, gather, integers, offsets_of
+from timelike.ragged import check_same_lengths, copied, gather, integers, offsets_of
 from timelike.sequences import Sequences
 
 
@@ -210,6 +210,27 @@ class TestConcatenating:
     def test_parts_that_do_not_fit(self, other, message):
         with pytest.raises(DataError, match=message):
             Sequences.concatenate([batch(), other])
+
+    @pytest.mark.parametrize("which", [[-1], [0, 8]])
+    def test_sequences_that_there_are_not(self, which):
+        parts = [batch(), batch()]
+        assert sum(map(len, parts)) == 8
+        with pytest.raises(IndexError):
+            Sequences.concatenate(parts, np.array(which))
+
+    @pytest.mark.parametrize(
+        ("others", "starts", "lengths", "error"),
+        [
+            (np.zeros((3, 2)), [-1], [1], IndexError),
+            (np.zeros((3, 2)), [1], [3], IndexError),
+            (np.zeros((3, 2)), [2], [-1], IndexError),
+            (np.zeros((3, 1)), [0], [1], ValueError),
+            (np.zeros((3, 2), np.float32), [0], [1], ValueError),
+        ],
+    )
+    def test_pieces_outside_of_their_array(self, others, starts, lengths, error):
+        with pytest.raises(error):
+            copied([np.zeros((3, 2)), others], 0, np.array(starts), np.array(lengths))
 
     def test_nothing_to_concatenate(self):
         with pytest.raises(DataError, match="nothing to concatenate"):

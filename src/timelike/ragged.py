@@ -70,13 +70,20 @@ def copied(
     which : array [B] of int64, or int
         The array that each piece is of.
     starts, lengths : array [B] of int64
-        Piece b is the rows ``starts[b]`` to ``starts[b] + lengths[b] - 1`` of its array: not checked.
+        Piece b is the rows ``starts[b]`` to ``starts[b] + lengths[b] - 1`` of its array.
     out : array [N, ...], optional
-        Where they go; contiguous.
+        Where they go; of the same type, contiguous.
 
     Returns
     -------
     array [N, ...]
+
+    Raises
+    ------
+    IndexError
+        If a piece is not within its array.
+    ValueError
+        If the arrays do not fit together, or `out` does not fit what is copied.
 
     Examples
     --------
@@ -85,9 +92,17 @@ def copied(
     array([9, 5, 6])
     """
     arrays = [np.ascontiguousarray(array) for array in arrays]
-    first = arrays[0]
+    first, shape = arrays[0], (int(lengths.sum()), *arrays[0].shape[1:])
+    if any(array.dtype != first.dtype or array.shape[1:] != shape[1:] for array in arrays):
+        raise ValueError("arrays of different types, or whose rows have different shapes")
+    # The copy itself trusts these numbers.
+    rows = np.array([len(array) for array in arrays])[which]
+    if np.any((starts < 0) | (lengths < 0) | (starts + lengths > rows)):
+        raise IndexError("a piece that is not within its array")
     if out is None:
-        out = np.empty((int(lengths.sum()), *first.shape[1:]), first.dtype)
+        out = np.empty(shape, first.dtype)
+    elif out.shape != shape or out.dtype != first.dtype:
+        raise ValueError(f"out: {out.dtype} {out.shape}, expected {first.dtype} {shape}")
     row = first.itemsize * int(np.prod(first.shape[1:]))
     pieces = np.array([_core.address(array) for array in arrays])[which] + starts * row
     sizes = lengths * row

@@ -247,6 +247,8 @@ class Sequences:
         ------
         DataError
             If the parts do not fit together.
+        IndexError
+            If `which` has a number that no sequence has.
         """
         parts = list(parts)
         if not parts:
@@ -283,6 +285,8 @@ class Sequences:
 
         lengths = of_each([part.lengths for part in parts])
         if which is not None:
+            if len(which) and which.min() < 0:
+                raise IndexError(f"concatenate: sequence {which.min()}; they are counted from 0")
             starts = of_each([part.offsets[:-1] for part in parts])
             of_part = np.searchsorted(np.cumsum([len(part) for part in parts]), which, side="right")
         return Sequences(
