@@ -10,8 +10,8 @@ hidden state (``H``, but for a projection), ``K`` directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ from timelike.kernels import Rows
 from timelike.layercalls import dense
 from timelike.layerweights import LayerWeights, plain
 
-__all__ = ["LayerWeights", "checked", "layer", "second_derivatives"]
+__all__ = ["Back", "LayerWeights", "checked", "layer", "layer_and_back", "second_derivatives"]
+
+# Of which of x, h0, c0 and the weights the gradients are wanted, dy, dhT and dcT, to those gradients.
+Back: TypeAlias = Callable[
+    [Sequence[bool], Tensor | None, Tensor | None, Tensor | None], tuple[Tensor | None, ...]
+]
 
 
 def layer(
@@ -73,15 +78,64 @@ def layer(
     if (
         torch.is_grad_enabled() and _any_requires_grad(x, h0, c0, *weights)
     ) or forward_ad._current_level >= 0:
-        w, k = held.layout, 0
-        if recompute:
-            border = w.state_size + (w.units if w.has_cell_state else 0)
-            k = segments.segment_length(
-                recompute, len(rows.step), border=border, record=w.tape + w.state_size
-            )
+        k = _steps_between(held, rows, recompute)
         return _apply(held, rows, k, x, h0, c0, *weights)  # type: ignore[no-untyped-call, no-any-return]
     y, hT, cT, _ = layercalls.forward(held, rows, x, h0, c0, keep=False)
     return y, hT, cT
+
+
+def layer_and_back(
+    held: LayerWeights,
+    rows: Rows,
+    x: Tensor,
+    h0: Tensor | None,
+    c0: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    recompute: bool | int = False,
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], Back]:
+    """Run one layer as `layer` does, and give the way back beside what that gives: no autograd."""
+    x, h0, c0 = checked(held, rows, x, h0, c0)
+    k = _steps_between(held, rows, recompute)
+    outputs, kept = _forward(held, rows, k, x, h0, c0)
+    needed = [(t, _version(t)) for t in (x, h0, c0, *kept) if t is not None]
+
+    def back(
+        needs: Sequence[bool], dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        for t, version in needed:
+            if _version(t) != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(t.shape)} that the way back needs has been changed in place"
+                )
+        return _gradients(held, rows, k, needs, dy, dhT, dcT, *kept, x, h0, c0, *weights)
+
+    return outputs, back
+
+
+def _version(x: Tensor) -> int:
+    """Count how often a tensor was changed in place; of a tensor of inference mode nobody counts that."""
+    return 0 if x.is_inference() else x._version
+
+
+def _steps_between(held: LayerWeights, rows: Rows, recompute: bool | int) -> int:
+    """Give the number of steps from one kept state to the next; 0 for a tape."""
+    if not recompute:
+        return 0
+    w = held.layout
+    border = w.state_size + (w.units if w.has_cell_state else 0)
+    return segments.segment_length(recompute, len(rows.step), border=border, record=w.tape + w.state_size)
+
+
+def _forward(
+    held: LayerWeights, rows: Rows, k: int, x: Tensor, h0: Tensor | None, c0: Tensor | None
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], tuple[Tensor | None, Tensor | None]]:
+    """Give ``y, hT, cT``, and what `_gradients` takes of them: y and the tape, or for k > 0 the borders."""
+    if k:
+        y, hT, cT, h_borders, c_borders = segments.forward(held, rows, x, h0, c0, k)
+        return (y, hT, cT), (h_borders, c_borders)
+    y, hT, cT, tape = layercalls.forward(held, rows, x, h0, c0, keep=True)
+    return (y, hT, cT), (y, tape)
 
 
 def checked(
@@ -142,18 +196,12 @@ class _Layer(torch.autograd.Function):
         c0: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        kept: tuple[Tensor | None, Tensor | None]
-        if k:
-            y, hT, cT, h_borders, c_borders = segments.forward(held, rows, x, h0, c0, k)
-            kept = h_borders, c_borders
-        else:
-            y, hT, cT, tape = layercalls.forward(held, rows, x, h0, c0, keep=True)
-            kept = y, tape
+        outputs, kept = _forward(held, rows, k, x, h0, c0)
         ctx.call = held, rows, k
         # The weights are saved so that autograd sees when they are changed before backward.
         ctx.save_for_backward(*kept, x, h0, c0, *weights)
         ctx.set_materialize_grads(False)
-        return y, hT, cT
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None) -> Any:

@@ -23,7 +23,17 @@ from torch.nn.utils.rnn import PackedSequence
 from timelike.kernels import Rows
 from timelike.sequences import Sequences
 
-__all__ = ["Batch", "Expected", "Ragged", "batch_of", "checked_mask", "conform", "masked_rows", "rows_of"]
+__all__ = [
+    "Batch",
+    "Expected",
+    "Ragged",
+    "batch_of",
+    "checked_mask",
+    "conform",
+    "masked_rows",
+    "parts_of",
+    "rows_of",
+]
 
 
 class Ragged(NamedTuple):
@@ -217,6 +227,13 @@ def _nested(x: Any, expected: Expected) -> Batch:
         rows,
         lambda y: torch.nested.nested_tensor_from_jagged(y, offsets, lengths),
     )
+
+
+def parts_of(batch: Any) -> tuple[Any, ...]:
+    """Give the rows of a batch in the layout of a layer's output, and what says where they belong."""
+    if isinstance(batch, tuple):  # Ragged, PackedSequence
+        return batch
+    return (batch.values(), batch.offsets(), batch.lengths()) if batch.is_nested else (batch,)
 
 
 # The layers of a network, and the steps of a stream, see the same few batch shapes again and again. Rows are

@@ -12,7 +12,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,12 @@ from timelike import autograd, ops
 from timelike.autograd import LayerWeights
 from timelike.cells import CELLS, parameter_shapes
 from timelike.layouts import Batch, Expected, batch_of, conform
+from timelike.recording import records
+from timelike.vjp import Pullback, States, Walked, outside_of_graphs
 
 __all__ = ["Recurrent", "require_bool"]
 
 _DTYPES = (torch.float32, torch.float64)
-
-States: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 
 class Recurrent(nn.Module):
@@ -177,29 +177,85 @@ class Recurrent(nn.Module):
         h_n : Tensor, or tuple of two for an LSTM
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
+        self._refuse_transforms()
+        if torch.compiler.is_compiling():
+            if ops.can_trace(input, mask, recompute=self.recompute):
+                return self._run(input, hx, mask, traced=True)
+            return outside_of_graphs(self._run, input, hx, mask)  # type: ignore[no-any-return]
+        return self._run(input, hx, mask)
+
+    def vjp(
+        self, input: Any, hx: States | None = None, *, mask: Tensor | None = None
+    ) -> tuple[tuple[Any, States], Pullback]:
+        """Run all layers over a batch, and give the way back beside the result: no autograd.
+
+        As `torch.func.vjp`, of which this is the vector-Jacobian product. The numbers are those of a call and
+        of autograd, to the bit. What autograd takes to remember what was done, longer than the arithmetic of
+        a small layer, is saved. There are no derivatives of higher order.
+
+        Parameters
+        ----------
+        input, hx, mask
+            As of a call.
+
+        Returns
+        -------
+        (output, h_n)
+            As of a call; they belong to no graph.
+        pullback : `timelike.vjp.Pullback`
+            Takes gradients of the output and, optionally, of the last states. It gives those of the
+            ``input``, of ``hx`` and of the ``parameters`` that require one, by name.
+
+        Raises
+        ------
+        RuntimeError
+            While a trace keeps what layers compute: it is autograd that leaves gradients there.
+
+        References
+        ----------
+        Werbos, Proc. IEEE 78 (1990) 1550. The equations are derived in ``docs/equations.md``.
+
+        Examples
+        --------
+        >>> from timelike.nn import LSTM
+        >>> lstm = LSTM(3, 4)
+        >>> (output, (h_n, c_n)), pullback = lstm.vjp(torch.randn(5, 2, 3))
+        >>> gradients = pullback(2 * output)  # of the sum of squares
+        >>> gradients.input.shape, gradients.parameters["weight_hh_l0"].shape
+        (torch.Size([5, 2, 3]), torch.Size([16, 4]))
+        """
+        self._refuse_transforms()
+        if torch.compiler.is_compiling():
+            return outside_of_graphs(self.vjp, input, hx, mask=mask)  # type: ignore[no-any-return]
+        if records.get() is not None:
+            raise RuntimeError(f"{self._kind}.vjp: leaves nothing in a trace; call the layer itself there")
+        walked: list[Walked] = []
+        with torch.no_grad():
+            batch, weights = self._read(input, mask)
+            output, states = self._walk(batch, weights, hx, walked)
+        return (output, states), Pullback(self._kind, batch, walked, output, states, hx is not None)
+
+    def _refuse_transforms(self) -> None:
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
                 f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
                 "use torch.autograd"
             )
-        if torch.compiler.is_compiling():
-            if ops.can_trace(input, mask, recompute=self.recompute):
-                return self._run(input, hx, mask, traced=True)
-            return _outside_of_graphs(self, input, hx, mask)  # type: ignore[no-any-return]
-        return self._run(input, hx, mask)
 
     def _run(
         self, input: Any, hx: States | None, mask: Tensor | None, *, traced: bool = False
     ) -> tuple[Any, States]:
+        batch, weights = self._read(input, mask, traced=traced)
+        return self._walk(batch, weights, hx)
+
+    def _read(
+        self, input: Any, mask: Tensor | None, *, traced: bool = False
+    ) -> tuple[Batch, list[list[Tensor]]]:
+        """Read a batch, and give it with the weights of each layer."""
         weights = self._weights()
         expected = Expected(self._kind, self.input_size, weights[0][0].dtype)
-        if traced:
-            batch = ops.traced_batch(input, expected, batch_first=self.batch_first, mask=mask)
-        else:
-            batch = batch_of(input, expected, batch_first=self.batch_first, mask=mask)
-        h0, c0 = (None, None) if hx is None else self._initial(hx, batch)
-        output, h_n, c_n = self._walk(batch, weights, h0, c0)
-        return output, h_n if c_n is None else (h_n, c_n)
+        read = ops.traced_batch if traced else batch_of
+        return read(input, expected, batch_first=self.batch_first, mask=mask), weights
 
     # Weights
 
@@ -268,19 +324,23 @@ class Recurrent(nn.Module):
     # The walk through the layers
 
     def _walk(
-        self, batch: Batch, weights: list[list[Tensor]], h0: Tensor | None, c0: Tensor | None
-    ) -> tuple[Any, Tensor, Tensor | None]:
+        self, batch: Batch, weights: list[list[Tensor]], hx: States | None, walked: list[Walked] | None = None
+    ) -> tuple[Any, States]:
+        """Run all layers, by autograd, or with the way back of each left in `walked`."""
         x, L = batch.x, self.num_layers
+        h0, c0 = (None, None) if hx is None else self._initial(hx, batch)
         c_n: Tensor | None
         if L == 1:
-            x, h_n, c_n = self._layer(0, batch.rows, x, h0, c0, weights[0])
+            x, h_n, c_n = self._layer(0, batch.rows, x, h0, c0, weights[0], None, walked)
         else:
             h0s, c0s = ((None,) * L if s is None else s.chunk(L) for s in (h0, c0))
             h_last, c_last = [], []
             for layer in range(L):
-                if layer and self.dropout and self.training:
-                    x = self._dropped(x)
-                x, h_n, c_n = self._layer(layer, batch.rows, x, h0s[layer], c0s[layer], weights[layer])
+                noise = self._noise(x) if layer and self.dropout and self.training else None
+                x = x if noise is None else x * noise
+                x, h_n, c_n = self._layer(
+                    layer, batch.rows, x, h0s[layer], c0s[layer], weights[layer], noise, walked
+                )
                 h_last.append(h_n)
                 c_last += [] if c_n is None else [c_n]
             h_n, c_n = torch.cat(h_last), torch.cat(c_last) if c_last else None
@@ -289,10 +349,18 @@ class Recurrent(nn.Module):
             c_n = None if c_n is None else c_n.index_select(1, batch.inverse)
         if batch.unbatched:
             h_n, c_n = h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
-        return x if batch.output is None else batch.output(x), h_n, c_n
+        return x if batch.output is None else batch.output(x), h_n if c_n is None else (h_n, c_n)
 
     def _layer(
-        self, layer: int, rows: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None, weights: list[Tensor]
+        self,
+        layer: int,
+        rows: Any,
+        x: Tensor,
+        h0: Tensor | None,
+        c0: Tensor | None,
+        weights: list[Tensor],
+        noise: Tensor | None,
+        walked: list[Walked] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if isinstance(rows, ops.TracedRows):
             return ops.layer(
@@ -306,19 +374,18 @@ class Recurrent(nn.Module):
                 recompute=self.recompute,
             )
         held = self._hold(layer, weights)
-        return autograd.layer(held, rows, x, h0, c0, weights, recompute=self.recompute)
+        if walked is None:
+            return autograd.layer(held, rows, x, h0, c0, weights, recompute=self.recompute)
+        outputs, back = autograd.layer_and_back(held, rows, x, h0, c0, weights, recompute=self.recompute)
+        walked.append(Walked(back, self._names[layer], weights, noise))
+        return outputs
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _noise(self, x: Tensor) -> Tensor:
+        """Draw what dropout multiplies the inputs of a layer with."""
         if self.batch_first and x.dim() == 3:  # torch draws for (T, B, ...), whatever lies in memory
             B, T, width = x.shape
-            return x * nn.functional.dropout(x.new_ones(T, B, width), self.dropout).transpose(0, 1)
-        return nn.functional.dropout(x, self.dropout)
-
-
-@torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable, but it does not load the compiler
-def _outside_of_graphs(module: Recurrent, input: Any, hx: States | None, mask: Tensor | None) -> Any:
-    """Run a layer between two graphs of `torch.compile`, which cannot look into native calls."""
-    return module._run(input, hx, mask)
+            return nn.functional.dropout(x.new_ones(T, B, width), self.dropout).transpose(0, 1)
+        return nn.functional.dropout(torch.ones_like(x), self.dropout)
 
 
 def _is_pair(hx: Any) -> bool:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from timelike.layouts import Ragged
-from timelike.recurrent import Recurrent, States
+from timelike.recurrent import Recurrent
+from timelike.vjp import States
 
 __all__ = ["windows"]
 
