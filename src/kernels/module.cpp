@@ -5,16 +5,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <mutex>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "api.h"
+#include "held.h"
 
 namespace nb = nanobind;
 
@@ -121,13 +117,10 @@ class BoundLayer {
   int64_t forward_size() const { return layer_.forward_size(D_, H_, R_); }
   int64_t backward_size() const { return layer_.backward_size(D_, H_, R_); }
 
-  const timelike::Layer<T>& kernels() const { return layer_; }
+  timelike::SizedLayer<T> sized() const { return {&layer_, D_, H_, R_}; }
   int64_t inputs() const { return D_; }
   int64_t units() const { return H_; }
   int64_t hidden() const { return R_; }
-  timelike::Weights<T> weights(const Address* slots) const {
-    return weights(slots[0], slots[1], slots[2], slots[3], slots[4], slots[5]);
-  }
 
   void pack_forward(Address W, Address U, Address b_ih, Address b_hh, Address peephole, Address projection,
                     Address packed) const {
@@ -197,79 +190,31 @@ class BoundLayer {
   }
 };
 
-constexpr int kParameters = 6;  // W, U, b_ih, b_hh, peephole, projection: where each stands, or -1
-
-// The weights of a layer in all its directions, as they were at one moment: a copy, packed from there.
+// As Python sees them: by addresses.
 template <class T>
-class HeldWeights {
+class HeldByAddress : public timelike::HeldWeights<T> {
  public:
-  HeldWeights(const BoundLayer<T>& layer, const std::vector<Address>& arrays,
-              const std::vector<size_t>& bytes, const std::vector<int>& slots, int directions)
-      : layer_(layer), bytes_(bytes), slots_(slots), directions_(directions) {
-    size_t total = 0;
-    for (const size_t n : bytes) total += padded(n);
-    const size_t packed = padded(size_t(layer.forward_size()) * sizeof(T));
-    memory_ = allocate(total + size_t(directions) * packed);
-    char* to = memory_.get();
-    for (size_t k = 0; k < bytes.size(); to += padded(bytes[k++])) {
-      std::memcpy(to, at<const char>(arrays[k]), bytes[k]);
-      copies_.push_back(reinterpret_cast<Address>(to));
-    }
-    for (int d = 0; d < directions; ++d, to += packed) {
-      layer.kernels().pack_forward(weights(d), reinterpret_cast<T*>(to));
-      forward_.push_back(reinterpret_cast<Address>(to));
-    }
-  }
+  HeldByAddress(const BoundLayer<T>& layer, const std::vector<Address>& arrays,
+                const std::vector<size_t>& bytes, const std::vector<int>& slots, int directions)
+      : timelike::HeldWeights<T>(layer.sized(), pointers(arrays), bytes, slots, directions) {}
 
-  // Whether these hold the same bits.
   bool same(const std::vector<Address>& arrays) const {
-    for (size_t k = 0; k < bytes_.size(); ++k)
-      if (std::memcmp(at<const char>(arrays[k]), at<const char>(copies_[k]), bytes_[k])) return false;
-    return true;
+    return timelike::HeldWeights<T>::same(pointers(arrays));
   }
-  const std::vector<int>& slots() const { return slots_; }
-  const std::vector<Address>& forward() const { return forward_; }
-  // Packed when first asked for, by whichever thread that is.
-  const std::vector<Address>& backward() {
-    std::call_once(packed_backward_, [this] {
-      const size_t packed = padded(size_t(layer_.backward_size()) * sizeof(T));
-      memory_backward_ = allocate(size_t(directions_) * packed);
-      char* to = memory_backward_.get();
-      for (int d = 0; d < directions_; ++d, to += packed) {
-        layer_.kernels().pack_backward(weights(d), reinterpret_cast<T*>(to));
-        backward_.push_back(reinterpret_cast<Address>(to));
-      }
-    });
-    return backward_;
-  }
+  std::vector<Address> forward_addresses() const { return addresses(this->forward()); }
+  std::vector<Address> backward_addresses() { return addresses(this->backward()); }
 
  private:
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  using Memory = std::unique_ptr<char[], Free>;
-  static constexpr size_t kLine = 64;  // no register load crosses two
-
-  static size_t padded(size_t n) { return (n + kLine - 1) / kLine * kLine; }
-  static Memory allocate(size_t bytes) {
-    Memory memory(static_cast<char*>(std::aligned_alloc(kLine, std::max(bytes, kLine))));
-    if (!memory) throw std::bad_alloc();
-    return memory;
+  static std::vector<const void*> pointers(const std::vector<Address>& given) {
+    std::vector<const void*> found;
+    for (const Address address : given) found.push_back(at<const void>(address));
+    return found;
   }
-  timelike::Weights<T> weights(int direction) const {
-    const size_t first = size_t(direction) * (copies_.size() / size_t(directions_));
-    Address given[kParameters];
-    for (int k = 0; k < kParameters; ++k) given[k] = slots_[k] < 0 ? 0 : copies_[first + size_t(slots_[k])];
-    return layer_.weights(given);
+  static std::vector<Address> addresses(const std::vector<const T*>& given) {
+    std::vector<Address> found;
+    for (const T* const pointer : given) found.push_back(reinterpret_cast<Address>(pointer));
+    return found;
   }
-
-  const BoundLayer<T> layer_;
-  const std::vector<size_t> bytes_;
-  const std::vector<int> slots_;
-  const int directions_;
-  Memory memory_, memory_backward_;
-  std::vector<Address> copies_, forward_, backward_;
-  std::once_flag packed_backward_;
 };
 
 // A layer over a batch of tensors, in all its directions; what each tensor is, and its shape, is written in
@@ -293,18 +238,18 @@ class TensorCalls {
         record_(dcells_ + (cell_state ? n_rows * layer.units() : 0)),
         cell_state_(cell_state) {}
 
-  void forward(int direction, Address packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
+  void forward(int direction, const T* packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
                Address hT, Address cT, Address tape, int threads) const {
     const int64_t k = direction;
-    layer_.forward(rows_, 0, steps_, k == 1, packed, x, ldx, go(h0, k * h_), go(c0, k * c_),
+    layer_.forward(rows_, 0, steps_, k == 1, Address(packed), x, ldx, go(h0, k * h_), go(c0, k * c_),
                    go(y, k * layer_.hidden()), ldy_, 0, go(hT, k * h_), go(cT, k * c_), go(tape, k * tape_),
                    go(tape, k * tape_ + gates_), threads);
   }
-  void backward(int direction, Address packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
+  void backward(int direction, const T* packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
                 Address tape, Address dy, int64_t lddy, Address dhT, Address dcT, Address dx,
                 const Address* gradients, Address dh0, Address dc0, Address record, int threads) const {
     const int64_t k = direction;
-    layer_.backward(rows_, 0, steps_, k == 1, packed, x, ldx, go(h0, k * h_), go(c0, k * c_),
+    layer_.backward(rows_, 0, steps_, k == 1, Address(packed), x, ldx, go(h0, k * h_), go(c0, k * c_),
                     go(y, k * layer_.hidden()), ldy_, go(tape, k * tape_), go(tape, k * tape_ + gates_),
                     go(dy, k * layer_.hidden()), lddy, go(dhT, k * h_), go(dcT, k * c_), dx, layer_.inputs(),
                     k == 1, gradients[0], gradients[1], gradients[2], gradients[3], gradients[4],
@@ -326,9 +271,9 @@ class TensorCalls {
 
 template <class T>
 void run_forward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n_rows, int64_t n_steps,
-                 const HeldWeights<T>& held, nb::handle x, int64_t ldx, nb::handle h0, nb::handle c0,
+                 const HeldByAddress<T>& held, nb::handle x, int64_t ldx, nb::handle h0, nb::handle c0,
                  nb::handle y, nb::handle hT, nb::handle cT, nb::handle tape, int threads) {
-  const std::vector<Address>& packed = held.forward();
+  const std::vector<const T*>& packed = held.forward();
   const TensorCalls<T> calls(layer, rows, n_rows, n_steps, !cT.is_none(), int(packed.size()));
   const Address at_x = address_of(x), at_h0 = address_of(h0), at_c0 = address_of(c0), at_y = address_of(y),
                 at_hT = address_of(hT), at_cT = address_of(cT), at_tape = address_of(tape);
@@ -340,33 +285,33 @@ void run_forward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n
 // `gradients`: a list with a tensor or None for each weight of each direction.
 template <class T>
 void run_backward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n_rows, int64_t n_steps,
-                  HeldWeights<T>& held, bool cell_state, nb::handle x, int64_t ldx, nb::handle h0,
+                  HeldByAddress<T>& held, bool cell_state, nb::handle x, int64_t ldx, nb::handle h0,
                   nb::handle c0, nb::handle y, nb::handle tape, nb::handle dy, int64_t lddy, nb::handle dhT,
                   nb::handle dcT, nb::handle dx, nb::list gradients, nb::handle dh0, nb::handle dc0,
                   nb::handle record, int threads) {
   const std::vector<int>& slots = held.slots();
-  const int directions = int(held.forward().size());
+  const int directions = held.directions();
   const size_t n = gradients.size() / size_t(directions);
-  std::vector<Address> d(size_t(directions) * kParameters);
+  std::vector<Address> d(size_t(directions) * timelike::kParameters);
   for (size_t k = 0; k < d.size(); ++k)
-    if (const int slot = slots[k % kParameters]; slot >= 0)
-      d[k] = address_of(gradients[k / kParameters * n + size_t(slot)]);
+    if (const int slot = slots[k % timelike::kParameters]; slot >= 0)
+      d[k] = address_of(gradients[k / timelike::kParameters * n + size_t(slot)]);
   const TensorCalls<T> calls(layer, rows, n_rows, n_steps, cell_state, directions);
   const Address at_x = address_of(x), at_h0 = address_of(h0), at_c0 = address_of(c0), at_y = address_of(y),
                 at_tape = address_of(tape), at_dy = address_of(dy), at_dhT = address_of(dhT),
                 at_dcT = address_of(dcT), at_dx = address_of(dx), at_dh0 = address_of(dh0),
                 at_dc0 = address_of(dc0), at_record = address_of(record);
   const nb::gil_scoped_release released;
-  const std::vector<Address>& packed = held.backward();
+  const std::vector<const T*>& packed = held.backward();
   for (int k = 0; k < directions; ++k)
     calls.backward(k, packed[size_t(k)], at_x, ldx, at_h0, at_c0, at_y, at_tape, at_dy, lddy, at_dhT, at_dcT,
-                   at_dx, d.data() + k * kParameters, at_dh0, at_dc0, at_record, threads);
+                   at_dx, d.data() + k * timelike::kParameters, at_dh0, at_dc0, at_record, threads);
 }
 
 template <class T>
 void bind_layer(nb::module_& m, const char* name, const char* name_of_weights) {
   using Bound = BoundLayer<T>;
-  using Held = HeldWeights<T>;
+  using Held = HeldByAddress<T>;
   const auto free = nb::call_guard<nb::gil_scoped_release>();
   nb::class_<Bound>(m, name)
       .def_prop_ro("tape_gates", &Bound::tape_gates)
@@ -389,8 +334,8 @@ void bind_layer(nb::module_& m, const char* name, const char* name_of_weights) {
                     const std::vector<int>&, int>(),
            free)
       .def("same", &Held::same)
-      .def("forward", &Held::forward)
-      .def("backward", &Held::backward, free);
+      .def("forward", &Held::forward_addresses)
+      .def("backward", &Held::backward_addresses, free);
 }
 
 template <class T>

@@ -1,9 +1,9 @@
-// What Python sees of session.h: sessions and streams that take and give NumPy arrays. Apart from module.cpp,
-// which takes addresses that kernels.py has checked: here the checks are native, too.
+// What Python sees of session.h: sessions, ways back and streams that take and give NumPy arrays. Apart from
+// module.cpp, which takes addresses that kernels.py has checked: here the checks are native, too.
 #include <memory>
 #include <optional>
 
-#include "arrays.h"
+#include "batch.h"
 #include "session.h"
 
 namespace timelike {
@@ -11,6 +11,18 @@ namespace {
 
 // Calls shorter than this keep the GIL: who gives it up may wait milliseconds to get it back.
 constexpr int64_t kShort = 2'000'000;  // multiply-adds
+
+// Gives up the GIL while this lives, if there is so much to do.
+class Released {
+ public:
+  explicit Released(int64_t multiply_adds) {
+    if (multiply_adds >= kShort) released_.emplace();
+  }
+  void end() { released_.reset(); }
+
+ private:
+  std::optional<nb::gil_scoped_release> released_;
+};
 
 const Table& table(const std::string& name) {
   const TableList list = available_tables();
@@ -31,43 +43,45 @@ const Layer<T>& layer_of(const std::string& instruction_set, const std::string& 
   value_error("no kernel for cell '" + cell + "'");
 }
 
-Rows whole_sequences(const std::vector<int64_t>& start, const std::vector<int64_t>& step,
-                     const std::vector<int64_t>& length) {
-  return {start.data(),           step.data(), start.data(),         step.data(), length.data(),
-          int64_t(length.size()), 0,           int64_t(step.size()), false};
-}
-
 // Shape of the states of S layers and directions; without the axis B for one sequence alone.
 Shape state_shape(int64_t S, int64_t B, int64_t width, bool alone) {
   return alone ? Shape{2, {S, width}} : Shape{3, {S, B, width}};
 }
 
-// The states that a caller gives: None, h, or (h, c) where the cell has both.
+// States that a caller gives, or gradients by them: None, h, or (h, c) where the cell has both.
 template <class T>
 struct GivenStates {
   Input<T> h, c;
+  bool any = false;
 
-  GivenStates(const Stack<T>& stack, nb::handle state, int64_t B, bool alone) {
+  // `parts`: whether one of the two may be None.
+  GivenStates(const Stack<T>& stack, const std::string& name, nb::handle state, int64_t B, bool alone,
+              bool parts = false) {
     if (state.is_none()) return;
+    any = true;
     const int64_t S = stack.states();
+    const Shape shape = state_shape(S, B, stack.hidden(), alone);
     if (!stack.cell_state()) {
-      h.open("state", state, state_shape(S, B, stack.hidden(), alone));
+      h.open(name.c_str(), state, shape);
       return;
     }
     if (!PyTuple_Check(state.ptr()) || PyTuple_GET_SIZE(state.ptr()) != 2)
-      type_error("state: " + type_of(state) + ", expected a tuple (h, c) of two arrays");
-    h.open("h of state", PyTuple_GET_ITEM(state.ptr(), 0), state_shape(S, B, stack.hidden(), alone));
-    c.open("c of state", PyTuple_GET_ITEM(state.ptr(), 1), state_shape(S, B, stack.units(), alone));
+      type_error(name + ": " + type_of(state) + ", expected a tuple (h, c) of two arrays");
+    const nb::handle of_h = PyTuple_GET_ITEM(state.ptr(), 0), of_c = PyTuple_GET_ITEM(state.ptr(), 1);
+    any = !of_h.is_none() || !of_c.is_none();
+    if (!parts || !of_h.is_none()) h.open(("h of " + name).c_str(), of_h, shape);
+    if (!parts || !of_c.is_none())
+      c.open(("c of " + name).c_str(), of_c, state_shape(S, B, stack.units(), alone));
   }
 };
 
-// Arrays that get states.
+// Arrays that get states, or gradients by them.
 template <class T>
-struct LastStates {
+struct NewStates {
   Output<T> h;
   std::optional<Output<T>> c;
 
-  LastStates(const Stack<T>& stack, Spares<T>& spares, int64_t B, bool alone)
+  NewStates(const Stack<T>& stack, Spares<T>& spares, int64_t B, bool alone)
       : h(spares, state_shape(stack.states(), B, stack.hidden(), alone)) {
     if (stack.cell_state()) c.emplace(spares, state_shape(stack.states(), B, stack.units(), alone));
   }
@@ -75,27 +89,120 @@ struct LastStates {
   nb::object python() const { return c ? nb::object(nb::make_tuple(h.array, c->array)) : h.array; }
 };
 
+// Memory of one call, kept for later ones; the GIL is held where it changes hands.
+struct Scratch {
+  Workspace workspace;
+  Places places;
+};
+
+class Idle {
+ public:
+  explicit Idle(size_t most) : most_(most) {}
+
+  std::unique_ptr<Scratch> take() {
+    if (idle_.empty()) return std::make_unique<Scratch>();
+    std::unique_ptr<Scratch> found = std::move(idle_.back());
+    idle_.pop_back();
+    return found;
+  }
+  void give_back(std::unique_ptr<Scratch> scratch) {
+    if (idle_.size() < most_) idle_.push_back(std::move(scratch));
+  }
+
+ private:
+  const size_t most_;
+  std::vector<std::unique_ptr<Scratch>> idle_;
+};
+
+class Lease {
+ public:
+  explicit Lease(Idle& idle) : idle_(idle), scratch_(idle.take()) {}
+  Lease(const Lease&) = delete;
+  ~Lease() { idle_.give_back(std::move(scratch_)); }
+  Scratch* operator->() const { return scratch_.get(); }
+
+ private:
+  Idle& idle_;
+  std::unique_ptr<Scratch> scratch_;
+};
+
+// The shapes of what a layer has for weights, in the order of kParameters.
+template <class T>
+std::vector<Shape> parameter_shapes(const SizedLayer<T>& layer) {
+  const int64_t rows = layer.kernels->gates * layer.H;
+  return {{2, {rows, layer.D}}, {2, {rows, layer.R}}, {1, {rows}},
+          {1, {rows}},          {1, {3 * layer.H}},   {2, {layer.R, layer.H}}};
+}
+
 template <class T>
 class Session {
  public:
-  // layers: for each layer, for each direction: packed weights, D, H, R.
-  Session(const std::string& instruction_set, const std::string& cell, bool cell_state, nb::list layers,
-          bool batch_first)
-      : weights_(layers),
-        stack_(directions(layer_of<T>(instruction_set, cell), layers), cell_state),
-        batch_first_(batch_first) {}
+  // sizes: D, H, R of each layer. names: the weights of each layer, one direction after the other, each in
+  // the order of kParameters; None for what there is not, in any direction of a layer.
+  Session(const std::string& instruction_set, const std::string& cell, bool cell_state, nb::list sizes,
+          int directions, nb::list names, nb::dict weights, bool batch_first)
+      : names_(names),
+        stack_(sized_layers(layer_of<T>(instruction_set, cell), sizes), directions, cell_state),
+        widths_{stack_.inputs(), stack_.outputs(), batch_first} {
+    update(weights);
+  }
 
   Session(const Session&) = delete;
 
   const Stack<T>& stack() const { return stack_; }
+  // As they are now; whoever holds them keeps them.
+  std::shared_ptr<StackWeights<T>> weights() const { return weights_; }
+
+  void update(nb::dict weights) {
+    const auto held = std::make_shared<StackWeights<T>>();
+    for (int64_t l = 0; l < stack_.layers(); ++l) {
+      const std::vector<Shape> shapes = parameter_shapes(stack_.layer(l));
+      std::vector<Input<T>> inputs(size_t(stack_.directions()) * kParameters);
+      std::vector<const void*> arrays;
+      std::vector<size_t> bytes;
+      std::vector<int> slots;
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        const nb::handle name = name_of(l, k);
+        const bool there = !name.is_none();
+        if (k < kParameters) slots.push_back(there ? int(arrays.size()) : -1);
+        if (!there) continue;
+        const nb::handle given = PyDict_GetItemWithError(weights.ptr(), name.ptr());
+        if (!given.is_valid()) value_error(text(name) + ": missing");
+        inputs[k].open(text(name).c_str(), given, shapes[k % kParameters]);
+        arrays.push_back(inputs[k].data());
+        bytes.push_back(size_t(inputs[k].buffer.count()) * sizeof(T));
+      }
+      held->push_back(
+          std::make_unique<HeldWeights<T>>(stack_.layer(l), arrays, bytes, slots, int(stack_.directions())));
+    }
+    weights_ = held;
+  }
+
+  // Copies of the weights, by their names.
+  nb::dict copies() const {
+    nb::dict found;
+    for (int64_t l = 0; l < stack_.layers(); ++l) {
+      const std::vector<Shape> shapes = parameter_shapes(stack_.layer(l));
+      const T* const* next = (*weights_)[size_t(l)]->copies().data();
+      for (size_t k = 0; k < size_t(stack_.directions()) * kParameters; ++k) {
+        if (name_of(l, k).is_none()) continue;
+        Buffer<T> memory;
+        const nb::object array = new_array<T>(shapes[k % kParameters]);
+        memory.open(array, true);
+        std::copy_n(*next++, memory.count(), memory.data());
+        found[name_of(l, k)] = array;
+      }
+    }
+    return found;
+  }
 
   // (y, state), or the state alone without `steps`.
   nb::object run(nb::handle x_, nb::handle offsets, nb::handle lengths, nb::handle state, nb::handle out,
                  bool steps, int threads) {
     const Input<T> x("x", x_);
     const Lease scratch(idle_);
-    const Layout at = lay_out(x.buffer, offsets, lengths, *scratch);
-    const GivenStates<T> first(stack_, state, at.rows.count, at.alone);
+    const BatchLayout at = read_batch(x.buffer, offsets, lengths, widths_, scratch->places);
+    const GivenStates<T> first(stack_, "state", state, at.rows.count, at.alone);
     std::optional<Output<T>> y;
     if (steps && out.is_none()) {
       y.emplace(spares_, at.y);
@@ -105,142 +212,126 @@ class Session {
           y->buffer.overlaps(first.c.buffer))
         value_error("out: shares memory with x or the state");
     }
-    const LastStates<T> last(stack_, spares_, at.rows.count, at.alone);
-    const BatchInference<T> batch{at.rows,       at.N,           at.padded,      x.data(),
-                                  x.distance,    first.h.data(), first.c.data(), y ? y->data() : nullptr,
-                                  last.h.data(), last.cells(),   threads};
+    const NewStates<T> last(stack_, spares_, at.rows.count, at.alone);
     {
-      std::optional<nb::gil_scoped_release> released;
-      if (at.steps * stack_.weights() >= kShort) released.emplace();
-      stack_.run(batch, scratch->workspace);
+      const std::shared_ptr<StackWeights<T>> weights = weights_;
+      const Released released(at.steps * stack_.weights());
+      stack_.run(*weights, batch_of(at, x, first), {y ? y->data() : nullptr, last.h.data(), last.cells()},
+                 threads, scratch->workspace);
     }
     return y ? nb::object(nb::make_tuple(y->array, last.python())) : last.python();
   }
 
  private:
-  // Memory of one call, kept for later ones; the GIL is held where it changes hands.
-  struct Scratch {
-    Workspace workspace;
-    std::vector<int64_t> start, step, length;
-  };
-  using Idle = std::vector<std::unique_ptr<Scratch>>;
+  template <class>
+  friend class Pullback;
 
-  class Lease {
-   public:
-    explicit Lease(Idle& idle) : idle_(idle) {
-      if (idle.empty()) idle.push_back(std::make_unique<Scratch>());
-      scratch_ = std::move(idle.back());
-      idle.pop_back();
-    }
-    ~Lease() { idle_.push_back(std::move(scratch_)); }
-    Scratch& operator*() const { return *scratch_; }
-    Scratch* operator->() const { return scratch_.get(); }
-
-   private:
-    Idle& idle_;
-    std::unique_ptr<Scratch> scratch_;
-  };
-
-  struct Layout {
-    Rows rows;
-    int64_t N, padded, steps;  // rows of the buffers; as in BatchInference; steps of all sequences
-    bool alone;                // one sequence, without an axis
-    Shape y;
-  };
-
-  nb::object weights_;  // keeps them alive
+  nb::list names_;
   Stack<T> stack_;
-  bool batch_first_;
-  Idle idle_;
+  Widths widths_;
+  std::shared_ptr<StackWeights<T>> weights_;
+  Idle idle_{16}, tapes_{1};  // of runs at the same time; tapes are large
   Spares<T> spares_;
 
-  static std::vector<std::vector<Direction<T>>> directions(const Layer<T>& layer, nb::list layers) {
-    std::vector<std::vector<Direction<T>>> found;
-    for (nb::handle of_layer : layers) {
-      found.emplace_back();
-      for (nb::handle direction : of_layer)
-        found.back().push_back({&layer, Input<T>("weights", direction[0]).data(),
-                                nb::cast<int64_t>(direction[1]), nb::cast<int64_t>(direction[2]),
-                                nb::cast<int64_t>(direction[3])});
-    }
+  static std::vector<SizedLayer<T>> sized_layers(const Layer<T>& kernels, nb::list sizes) {
+    std::vector<SizedLayer<T>> found;
+    for (nb::handle s : sizes)
+      found.push_back({&kernels, nb::cast<int64_t>(s[0]), nb::cast<int64_t>(s[1]), nb::cast<int64_t>(s[2])});
     return found;
   }
+  nb::handle name_of(int64_t layer, size_t k) const {
+    return PyList_GET_ITEM(names_.ptr(),
+                           Py_ssize_t(layer * stack_.directions() * kParameters) + Py_ssize_t(k));
+  }
+  static StackBatch<T> batch_of(const BatchLayout& at, const Input<T>& x, const GivenStates<T>& first) {
+    return {at.rows, at.N, at.padded, x.data(), x.distance, first.h.data(), first.c.data()};
+  }
+};
 
-  Layout lay_out(const Buffer<T>& x, nb::handle offsets, nb::handle lengths, Scratch& s) const {
-    const int64_t D = stack_.inputs(), width = stack_.outputs();
-    const bool padded = x.axes() == 3 && offsets.is_none();
-    if (!padded && (x.axes() != 2 || !lengths.is_none())) wrong_axes(x, offsets, lengths);
-    if (x.size(x.axes() - 1) != D)
-      value_error("x: shape " + x.shape() + ", but a step has " + std::to_string(D) + " inputs");
-    Layout at{};
-    if (padded) {
-      const int64_t B = x.size(batch_first_ ? 0 : 1), n_steps = x.size(batch_first_ ? 1 : 0);
-      at.N = B * n_steps, at.padded = n_steps;
-      at.y = {3, {x.size(0), x.size(1), width}};
-      multiples(s.start, B, batch_first_ ? n_steps : 1);
-      multiples(s.step, n_steps, batch_first_ ? 1 : B);
-      if (lengths.is_none())
-        s.length.assign(size_t(B), n_steps);
-      else
-        read_lengths(lengths, B, n_steps, s);
-    } else {
-      at.N = x.size(0);
-      at.y = {2, {at.N, width}};
-      at.alone = offsets.is_none();
-      if (at.alone) {
-        s.start.assign(1, 0), s.length.assign(1, at.N);
-        multiples(s.step, at.N, 1);
-      } else {
-        read_offsets(offsets, at.N, s);
+// One run of a session, kept for the way back: its inputs and outputs, which nobody is to change, and a tape.
+template <class T>
+class Pullback {
+ public:
+  Pullback(nb::object session, nb::handle x, nb::handle offsets, nb::handle lengths, nb::handle state)
+      : session_(session),
+        owner_(nb::cast<Session<T>&>(session)),
+        weights_(owner_.weights()),
+        memory_(owner_.tapes_),
+        x_("x", x),
+        at_(read_batch(x_.buffer, offsets, lengths, owner_.widths_, memory_->places)),
+        first_(stack(), "state", state, at_.rows.count, at_.alone),
+        y_(owner_.spares_, at_.y) {}
+
+  Pullback(const Pullback&) = delete;
+
+  // (y, state)
+  nb::object run(int threads) {
+    const NewStates<T> last(stack(), owner_.spares_, at_.rows.count, at_.alone);
+    {
+      const Released released(at_.steps * stack().weights());
+      tape_ = stack().run_keeping(*weights_, batch(), {y_.data(), last.h.data(), last.cells()}, threads,
+                                  memory_->workspace);
+    }
+    return nb::make_tuple(y_.array, last.python());
+  }
+
+  // Gradients by x and by the state, or None, and a list of those by the weights.
+  nb::object back(nb::handle dy_, nb::handle dstate, bool wrt_input, int threads) {
+    const int64_t B = at_.rows.count;
+    Input<T> dy;
+    if (!dy_.is_none()) {
+      dy.open("dy", dy_);
+      if (!dy.buffer.has(at_.y)) wrong_shape("dy", dy.buffer.shape(), at_.y);
+    }
+    const GivenStates<T> d_last(stack(), "dstate", dstate, B, at_.alone, true);
+    if (dy_.is_none() && !d_last.any) value_error("neither dy nor dstate is given");
+    std::optional<Output<T>> dx;
+    if (wrt_input) dx.emplace(owner_.spares_, at_.x);
+    std::optional<NewStates<T>> d_first;
+    if (first_.any) d_first.emplace(stack(), owner_.spares_, B, at_.alone);
+    StackGradients<T> d{dy.data(),
+                        dy.distance,
+                        d_last.h.data(),
+                        d_last.c.data(),
+                        dx ? dx->data() : nullptr,
+                        d_first ? d_first->h.data() : nullptr,
+                        d_first ? d_first->cells() : nullptr,
+                        {}};
+    nb::list parameters;
+    for (int64_t l = 0; l < stack().layers(); ++l) {
+      const std::vector<Shape> shapes = parameter_shapes(stack().layer(l));
+      for (size_t k = 0; k < size_t(stack().directions()) * kParameters; ++k) {
+        if (owner_.name_of(l, k).is_none()) {
+          d.parameters.push_back(nullptr);
+          continue;
+        }
+        const Output<T> gradient(owner_.spares_, shapes[k % kParameters]);
+        d.parameters.push_back(gradient.data());
+        parameters.append(gradient.array);
       }
     }
-    for (const int64_t n : s.length) at.steps += n;
-    at.rows = whole_sequences(s.start, s.step, s.length);
-    return at;
-  }
-
-  static void multiples(std::vector<int64_t>& to, int64_t n, int64_t distance) {
-    to.resize(size_t(n));
-    for (int64_t k = 0; k < n; ++k) to[size_t(k)] = k * distance;
-  }
-
-  static void read_lengths(nb::handle lengths, int64_t B, int64_t n_steps, Scratch& s) {
-    read_integers("lengths", lengths, s.length);
-    if (int64_t(s.length.size()) != B)
-      value_error("lengths: " + std::to_string(s.length.size()) + " numbers for " + std::to_string(B) +
-                  " sequences");
-    for (const int64_t n : s.length)
-      if (n < 0 || n > n_steps)
-        value_error("lengths: " + std::to_string(n) + ", expected 0 to the " + std::to_string(n_steps) +
-                    " steps of x");
-  }
-
-  static void read_offsets(nb::handle offsets, int64_t N, Scratch& s) {
-    read_integers("offsets", offsets, s.start);
-    if (s.start.empty() || s.start.front() != 0 || s.start.back() != N)
-      value_error("offsets: must go from 0 to the " + std::to_string(N) + " rows of x");
-    s.length.resize(s.start.size() - 1);
-    int64_t longest = 0;
-    for (size_t b = 0; b < s.length.size(); ++b) {
-      if (s.start[b + 1] < s.start[b])
-        value_error("offsets: fall from " + std::to_string(s.start[b]) + " to " +
-                    std::to_string(s.start[b + 1]));
-      s.length[b] = s.start[b + 1] - s.start[b];
-      longest = std::max(longest, s.length[b]);
+    {
+      const Lease scratch(owner_.idle_);
+      const Released released(2 * at_.steps * stack().weights());
+      stack().back(*weights_, batch(), tape_, d, threads, scratch->workspace);
     }
-    multiples(s.step, longest, 1);
+    return nb::make_tuple(dx ? dx->array : nb::object(nb::none()),
+                          d_first ? d_first->python() : nb::object(nb::none()), parameters);
   }
 
-  [[noreturn]] void wrong_axes(const Buffer<T>& x, nb::handle offsets, nb::handle lengths) const {
-    if (!offsets.is_none() && !lengths.is_none())
-      value_error("offsets and lengths: give offsets for steps (N, D), lengths for a padded batch");
-    const std::string D = std::to_string(stack_.inputs()) + ")";
-    const std::string padded = (batch_first_ ? "(B, T, " : "(T, B, ") + D;
-    value_error("x: shape " + x.shape() + ", expected " +
-                (!offsets.is_none()   ? "(N, " + D + " with offsets"
-                 : !lengths.is_none() ? padded + " with lengths"
-                                      : padded + ", or (T, " + D + " for one sequence"));
-  }
+ private:
+  nb::object session_;  // keeps the owner alive
+  Session<T>& owner_;
+  std::shared_ptr<StackWeights<T>> weights_;
+  Lease memory_;
+  Input<T> x_;
+  BatchLayout at_;
+  GivenStates<T> first_;
+  Output<T> y_;
+  std::vector<LayerTape<T>> tape_;
+
+  const Stack<T>& stack() const { return owner_.stack_; }
+  StackBatch<T> batch() const { return Session<T>::batch_of(at_, x_, first_); }
 };
 
 template <class T>
@@ -249,15 +340,14 @@ class Stream {
   // B < 0: one sequence, without an axis for it.
   Stream(nb::object session, int64_t B)
       : session_(session),
-        stack_(nb::cast<Session<T>&>(session).stack()),
+        owner_(nb::cast<Session<T>&>(session)),
+        stack_(owner_.stack()),
         alone_(B < 0),
         B_(alone_ ? 1 : B),
-        start_(size_t(B_)),
-        step_(1, 0),
-        length_(size_t(B_), 1),
+        places_{std::vector<int64_t>(size_t(B_)), {0}, std::vector<int64_t>(size_t(B_), 1)},
         h_(size_t(stack_.states() * B_ * stack_.hidden())),
         c_(size_t(stack_.cell_state() ? stack_.states() * B_ * stack_.units() : 0)) {
-    for (size_t b = 0; b < start_.size(); ++b) start_[b] = int64_t(b);
+    multiples(places_.start, B_, 1);
   }
 
   Stream(const Stream&) = delete;
@@ -268,24 +358,25 @@ class Stream {
     const Output<T> y = out.is_none() ? Output<T>(spares_, shape) : Output<T>("out", out, shape);
     if (!out.is_none() && y.buffer.overlaps(x.buffer)) value_error("out: shares memory with x");
     const Use use(*this);
-    std::optional<nb::gil_scoped_release> released;
-    if (B_ * stack_.weights() >= kShort) released.emplace();
-    stack_.step(whole_sequences(start_, step_, length_), x.data(), y.data(), h_.data(),
-                c_.empty() ? nullptr : c_.data(), threads);
-    released.reset();
+    const std::shared_ptr<StackWeights<T>> weights = owner_.weights();
+    {
+      const Released released(B_ * stack_.weights());
+      stack_.step(*weights, places_.rows(), x.data(), y.data(), h_.data(), c_.empty() ? nullptr : c_.data(),
+                  threads);
+    }
     return y.array;
   }
 
   // To these states, or to zeros where None is given.
   void reset(nb::handle state) {
-    const GivenStates<T> given(stack_, state, B_, alone_);
+    const GivenStates<T> given(stack_, "state", state, B_, alone_);
     const Use use(*this);
     set(h_, given.h.data());
     set(c_, given.c.data());
   }
 
   nb::object state() {
-    const LastStates<T> copy(stack_, spares_, B_, alone_);
+    const NewStates<T> copy(stack_, spares_, B_, alone_);
     const Use use(*this);
     std::copy(h_.begin(), h_.end(), copy.h.data());
     std::copy(c_.begin(), c_.end(), copy.cells());
@@ -306,11 +397,12 @@ class Stream {
     bool& busy_;
   };
 
-  nb::object session_;  // keeps the stack alive
+  nb::object session_;  // keeps the owner alive
+  const Session<T>& owner_;
   const Stack<T>& stack_;
   bool alone_, busy_ = false;
   int64_t B_;
-  std::vector<int64_t> start_, step_, length_;
+  Places places_;
   std::vector<T> h_, c_;
   Spares<T> spares_;
 
@@ -324,13 +416,26 @@ class Stream {
 };
 
 template <class T>
-void bind(nb::module_& m, const char* session, const char* stream) {
+nb::object vjp(nb::object session, nb::handle x, nb::handle offsets, nb::handle lengths, nb::handle state,
+               int threads) {
+  auto pullback = std::make_unique<Pullback<T>>(session, x, offsets, lengths, state);
+  const nb::object outputs = pullback->run(threads);
+  return nb::make_tuple(outputs, nb::cast(pullback.release(), nb::rv_policy::take_ownership));
+}
+
+template <class T>
+void bind(nb::module_& m, const char* session, const char* pullback, const char* stream) {
   nb::class_<Session<T>>(m, session)
+      .def("update", &Session<T>::update)
+      .def("weights", &Session<T>::copies)
       .def("run", &Session<T>::run, nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg(), nb::arg())
+      .def("vjp", &vjp<T>, nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def(
           "stream", [](nb::object self, int64_t B) { return new Stream<T>(self, B); },
           nb::rv_policy::take_ownership);
+  nb::class_<Pullback<T>>(m, pullback)
+      .def("back", &Pullback<T>::back, nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
   nb::class_<Stream<T>>(m, stream)
       .def("step", &Stream<T>::step, nb::arg().none(), nb::arg().none(), nb::arg())
       .def("reset", &Stream<T>::reset, nb::arg().none())
@@ -339,20 +444,22 @@ void bind(nb::module_& m, const char* session, const char* stream) {
 
 template <class T>
 nb::object session(const std::string& instruction_set, const std::string& cell, bool cell_state,
-                   nb::list layers, bool batch_first) {
-  return nb::cast(new Session<T>(instruction_set, cell, cell_state, layers, batch_first),
-                  nb::rv_policy::take_ownership);
+                   nb::list sizes, int directions, nb::list names, nb::dict weights, bool batch_first) {
+  return nb::cast(
+      new Session<T>(instruction_set, cell, cell_state, sizes, directions, names, weights, batch_first),
+      nb::rv_policy::take_ownership);
 }
 
 }  // namespace
 
 void bind_sessions(nb::module_& m) {
-  bind<float>(m, "SessionF32", "StreamF32");
-  bind<double>(m, "SessionF64", "StreamF64");
+  bind<float>(m, "SessionF32", "PullbackF32", "StreamF32");
+  bind<double>(m, "SessionF64", "PullbackF64", "StreamF64");
   m.def("session", [](const std::string& instruction_set, const std::string& cell, const std::string& dtype,
-                      bool cell_state, nb::list layers, bool batch_first) {
-    return (dtype == "float32" ? session<float> : session<double>)(instruction_set, cell, cell_state, layers,
-                                                                   batch_first);
+                      bool cell_state, nb::list sizes, int directions, nb::list names, nb::dict weights,
+                      bool batch_first) {
+    return (dtype == "float32" ? session<float> : session<double>)(instruction_set, cell, cell_state, sizes,
+                                                                   directions, names, weights, batch_first);
   });
 }
 

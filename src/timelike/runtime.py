@@ -1,12 +1,14 @@
-"""Prepared inference without PyTorch: recurrent layers whose weights are packed once, on NumPy arrays.
+"""Recurrent layers without PyTorch, prepared: their weights are packed once, on NumPy arrays.
 
 - `Recurrent.run` takes a whole batch: padded (with or without lengths), ragged, or one sequence.
 - `Recurrent.stream` takes one step at a time and carries the state: for an event loop, or for samples as
   they come.
+- `Recurrent.vjp` takes a whole batch there and back: gradients of all that goes in, for a training loop of
+  your own, with `Recurrent.update` for the next weights.
 
 The results are those of `timelike.nn`, to the last bit, whichever way the steps come. Inputs are checked in
-native code, so that a call for a short sequence takes microseconds. To train, use `timelike.nn`; for gates
-and gradients, `timelike.kernels`.
+native code, so that a call for a short sequence takes microseconds. For networks, use `timelike.nn` or
+``timelike train``; for gates and their gradients, `timelike.kernels`.
 
 Letters: ``B`` sequences, ``T`` steps, ``N`` rows (steps of all sequences), ``D`` inputs, ``H`` units, ``R``
 numbers of the hidden state (``H``, but for a projection), ``L`` layers, ``K`` directions.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +26,17 @@ import numpy.typing as npt
 from timelike import _core
 from timelike.cells import CELLS, parameter_shapes
 from timelike.errors import DataError, nearest
-from timelike.kernels import Packed
+from timelike.kernels import isa
 from timelike.threads import get_num_threads
 
-__all__ = ["Recurrent", "Stream"]
+__all__ = ["Gradients", "Pullback", "Recurrent", "Stream"]
 
 Array: TypeAlias = npt.NDArray[Any]  # of float32 or float64, as the weights
 State: TypeAlias = Any  # h, or (h, c) of a cell that has both
 Integers: TypeAlias = npt.ArrayLike
 
 _NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr|weight_peephole)_l(\d+)(_reverse)?")
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_peephole", "weight_hr")  # for native code
 _VARIANTS = {"weight_hr": "lstm_projected", "weight_peephole": "lstm_peephole"}
 _TORCH = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
 
@@ -41,9 +44,9 @@ _TORCH = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU":
 class Recurrent:
     """Recurrent layers one upon the other, in one direction or both, ready to run.
 
-    What a layer computes stands in `timelike.nn`. The weights are copied and packed here, once; what happens
-    to the arrays afterwards does not matter. Any number of threads may run one session at a time, and it may
-    be pickled.
+    What a layer computes stands in `timelike.nn`. The weights are copied and packed here, and by `update`;
+    what happens to the arrays afterwards does not matter. Any number of threads may run one session at a
+    time, and it may be pickled.
 
     Parameters
     ----------
@@ -111,25 +114,34 @@ class Recurrent:
     ) -> None:
         if cell not in CELLS:
             raise ValueError(f"no cell {cell!r}; {nearest(cell, CELLS)}")
-        self._weights = _read(weights, prefix)
+        read = _read(weights, prefix)
         for name, variant in _VARIANTS.items():
-            if cell == "lstm" and f"{name}_l0" in self._weights:
+            if cell == "lstm" and f"{name}_l0" in read:
                 cell = variant
         self.cell, self.batch_first = cell, bool(batch_first)
-        self._instruction_set = instruction_set
-        by_layer = _by_layer(self._weights, cell, prefix)
-        self.num_layers, self.bidirectional = len(by_layer), len(by_layer[0]) == 2
-        packed = [[_pack(direction, cell, instruction_set) for direction in layer] for layer in by_layer]
-        first = packed[0][0]
-        self.dtype, self.input_size, self.hidden_size = first.dtype, first.input_size, first.units
-        self.state_size = first.state_size
-        self.output_size = len(packed[0]) * self.state_size
+        self._prefix, self._instruction_set = prefix, instruction_set
+        self.input_size, self.hidden_size, self.state_size = _sizes(read, cell, prefix)
+        self.dtype = str(read["weight_ih_l0"].dtype)
+        self.num_layers, suffixes = _checked(read, cell, prefix)
+        self.bidirectional = len(suffixes) == 2
+        self.output_size = len(suffixes) * self.state_size
         if threads is not None and threads < 1:
             raise ValueError(f"threads: {threads}; at least 1, or None for timelike.get_num_threads()")
         self.threads = threads
-        native = [[(p.forward, p.input_size, p.units, p.state_size) for p in layer] for layer in packed]
+        ends = [f"_l{layer}{suffix}" for layer in range(self.num_layers) for suffix in suffixes]
+        slots = [kind + end if kind + end in read else None for end in ends for kind in _KINDS]
+        self._names = [name for name in slots if name is not None]
+        columns = [self.input_size] + [self.output_size] * (self.num_layers - 1)
         self._native = _core.session(
-            first.isa, cell, self.dtype, first.has_cell_state, native, self.batch_first
+            instruction_set or isa(),
+            cell,
+            self.dtype,
+            CELLS[cell].has_cell_state,
+            [(D, self.hidden_size, self.state_size) for D in columns],
+            len(suffixes),
+            slots,
+            read,
+            self.batch_first,
         )
 
     @classmethod
@@ -229,6 +241,77 @@ class Recurrent:
         """
         return self._native.run(x, offsets, lengths, state, None, False, threads or self._n_threads())
 
+    def vjp(
+        self,
+        x: Array,
+        *,
+        offsets: Integers | None = None,
+        lengths: Integers | None = None,
+        state: State = None,
+        threads: int | None = None,
+    ) -> tuple[tuple[Array, State], Pullback]:
+        """Run all layers over a batch as `run` does, and give the way back beside the result.
+
+        The arguments are those of `run`. Neither `x` nor the results may be changed before the way back is
+        taken: it reads them again. The weights may be, by `update`: those of the run are kept.
+
+        Returns
+        -------
+        (y, state)
+            As from `run`.
+        pullback : Pullback
+            Takes gradients of a loss by ``y`` and ``state``, and gives those by ``x``, by the initial state
+            and by the weights: vector-Jacobian products.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `run`.
+
+        References
+        ----------
+        Werbos, Proc. IEEE 78 (1990) 1550. The equations are derived in ``docs/equations.md``.
+
+        Examples
+        --------
+        A training loop without PyTorch; the last state is to be the sum of the inputs:
+
+        >>> rng = np.random.default_rng(1)
+        >>> weights = {"weight_ih_l0": np.full((1, 1), 0.5), "weight_hh_l0": np.full((1, 1), 0.5)}
+        >>> session, x = Recurrent(weights, "rnn_relu"), rng.uniform(size=(3, 100, 1))
+        >>> for _ in range(500):
+        ...     (_, h), pullback = session.vjp(x)
+        ...     gradients = pullback(dstate=(h - x.sum(0)) / 100)
+        ...     for name, gradient in gradients.weights.items():
+        ...         weights[name] -= 0.1 * gradient
+        ...     session.update(weights)
+        >>> {name: round(weight.item(), 3) for name, weight in weights.items()}
+        {'weight_ih_l0': 1.0, 'weight_hh_l0': 1.0}
+        """
+        outputs, native = self._native.vjp(x, offsets, lengths, state, threads or self._n_threads())
+        return outputs, Pullback(native, self._names, threads or self._n_threads())
+
+    def update(self, weights: Mapping[str, Any]) -> None:
+        """Take other weights of the same layers.
+
+        Parameters
+        ----------
+        weights : mapping of str to array
+            As for the class: the same names, shapes and type.
+
+        Raises
+        ------
+        DataError
+            If one is missing.
+        TypeError, ValueError
+            For an array of another type or shape.
+        """
+        try:
+            given = {name: _array(weights[self._prefix + name]) for name in self._names}
+        except KeyError as error:
+            raise DataError(f"{error.args[0]}: missing, of {self!r}") from None
+        self._native.update(given)
+
     def stream(self, n_sequences: int | None = None) -> Stream:
         """Begin to run step by step, from states of zero.
 
@@ -260,7 +343,56 @@ class Recurrent:
 
     def __reduce__(self) -> Any:
         # Packed weights are those of a machine: they are packed again where this arrives.
-        return _again, (self._weights, self.cell, self.batch_first, self.threads, self._instruction_set)
+        weights = {self._prefix + name: array for name, array in self._native.weights().items()}
+        options = (self.batch_first, self._prefix, self.threads, self._instruction_set)
+        return _again, (weights, self.cell, *options)
+
+
+class Gradients(NamedTuple):
+    """Gradients of a loss by all that a session takes.
+
+    Attributes
+    ----------
+    x : ndarray or None
+        By the inputs; zero where no step is, None if not asked for.
+    state : ndarray or tuple of two, or None
+        By the initial state; None where none was given.
+    weights : dict of str to ndarray
+        By the names of the weights, without prefix.
+    """
+
+    x: Array | None
+    state: State
+    weights: dict[str, Array]
+
+
+class Pullback:
+    """The way back of one run of a session; made by `Recurrent.vjp`. It may be taken any number of times."""
+
+    __slots__ = ("_names", "_native", "_threads")
+
+    def __init__(self, native: Any, names: list[str], threads: int) -> None:
+        self._native, self._names, self._threads = native, names, threads
+
+    def __call__(self, dy: Array | None = None, dstate: State = None, *, wrt_input: bool = True) -> Gradients:
+        """Backpropagation through time.
+
+        Parameters
+        ----------
+        dy : ndarray, optional
+            Gradient of the loss by ``y``, shaped like it; by default zeros.
+        dstate : ndarray or tuple of two, optional
+            Gradient by the last state, shaped like it; by default zeros. Of (h, c) each may be None.
+        wrt_input : bool
+            Whether the gradient by the inputs is wanted.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an array of another type or shape than what it belongs to, or if none is given.
+        """
+        x, state, weights = self._native.back(dy, dstate, wrt_input, self._threads)
+        return Gradients(x, state, dict(zip(self._names, weights, strict=True)))
 
 
 class Stream:
@@ -312,29 +444,44 @@ class Stream:
 
 
 def _again(
-    weights: dict[str, Array], cell: str, batch_first: bool, threads: int | None, instruction_set: str | None
+    weights: dict[str, Array],
+    cell: str,
+    batch_first: bool,
+    prefix: str,
+    threads: int | None,
+    instruction_set: str | None,
 ) -> Recurrent:
-    return Recurrent(weights, cell, batch_first=batch_first, threads=threads, instruction_set=instruction_set)
+    return Recurrent(
+        weights,
+        cell,
+        batch_first=batch_first,
+        prefix=prefix,
+        threads=threads,
+        instruction_set=instruction_set,
+    )
 
 
 def _read(weights: Mapping[str, Any], prefix: str) -> dict[str, Array]:
-    """Copy the weights, without the prefix, to where nobody can write."""
+    """Give the weights as arrays, by their names without the prefix."""
     read: dict[str, Array] = {}
     for name, values in weights.items():
         if not name.startswith(prefix):
             continue
-        if hasattr(values, "detach"):  # a tensor of PyTorch
-            values = values.detach().cpu().numpy()
-        array = np.array(values, order="C")
+        array = _array(values)
         if array.dtype not in (np.float32, np.float64):
             raise DataError(f"{name}: {array.dtype}; possible: float32, float64")
-        array.flags.writeable = False
         read[name.removeprefix(prefix)] = array
     return read
 
 
-def _by_layer(weights: Mapping[str, Array], cell: str, prefix: str) -> list[list[dict[str, Array]]]:
-    """Check the weights, and give those of each layer and direction by the names of `parameter_shapes`."""
+def _array(values: Any) -> Array:
+    if hasattr(values, "detach"):  # a tensor of PyTorch
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
+def _checked(weights: Mapping[str, Array], cell: str, prefix: str) -> tuple[int, tuple[str, ...]]:
+    """Check the weights, and give the number of layers and what ends the names of each direction."""
     matches = {name: _NAME.fullmatch(name) for name in weights}
     for name, match in matches.items():
         if match is None:
@@ -344,16 +491,12 @@ def _by_layer(weights: Mapping[str, Array], cell: str, prefix: str) -> list[list
     input_size, units, state_size = _sizes(weights, cell, prefix)
     n_biases = ("bias_ih_l0" in weights) + ("bias_hh_l0" in weights)
 
-    layers = []
     wanted: dict[str, tuple[int, ...]] = {}
     for layer in range(n_layers):
         columns = state_size * len(suffixes) if layer else input_size
         shapes = parameter_shapes(cell, columns, units, proj_size=state_size, n_biases=n_biases)
         ends = [f"_l{layer}{suffix}" for suffix in suffixes]
         wanted |= {name + end: shape for end in ends for name, shape in shapes.items()}
-        layers.append(
-            [{name: weights[name + end] for name in shapes if name + end in weights} for end in ends]
-        )
     for name, shape in wanted.items():
         if name not in weights:
             raise DataError(f"{prefix}{name}: missing, of {n_layers} layers of {cell}")
@@ -368,7 +511,7 @@ def _by_layer(weights: Mapping[str, Array], cell: str, prefix: str) -> list[list
             raise DataError(
                 f"{prefix}{name}: no parameter of {n_layers} layers of {cell}; {nearest(name, wanted)}"
             )
-    return layers
+    return n_layers, suffixes
 
 
 def _sizes(weights: Mapping[str, Array], cell: str, prefix: str) -> tuple[int, int, int]:
@@ -385,16 +528,3 @@ def _sizes(weights: Mapping[str, Array], cell: str, prefix: str) -> tuple[int, i
             f"{prefix}weight_ih_l0: {rows} rows, expected a multiple of the {gates} gates of {cell}"
         )
     return input_size, rows // gates, weights["weight_hh_l0"].shape[1]
-
-
-def _pack(parameters: dict[str, Array], cell: str, instruction_set: str | None) -> Packed:
-    return Packed(
-        parameters["weight_ih"],
-        parameters["weight_hh"],
-        parameters.get("bias_ih"),
-        parameters.get("bias_hh"),
-        cell=cell,
-        peephole=parameters.get("weight_peephole"),
-        projection=parameters.get("weight_hr"),
-        instruction_set=instruction_set,
-    )

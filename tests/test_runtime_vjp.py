@@ -1,0 +1,338 @@
+"""The way back of prepared layers: against the reference, and to the bit against timelike.nn."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from runtime_cases import (
+    ARGUMENT,
+    DTYPES,
+    LENGTHS,
+    OFFSETS,
+    assert_same_bits,
+    flat,
+    normal,
+    of_padded,
+    random_weights,
+    session_of,
+    states_of,
+)
+from timelike import kernels, nn, reference
+from timelike.cells import CELLS
+from timelike.errors import DataError
+from timelike.runtime import Recurrent
+
+CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN}
+
+
+def upstream_of(y, state, seed=7):
+    """N(0, 1) gradients of all outputs."""
+    d_last = tuple(normal(*s.shape, seed=seed + k, dtype=s.dtype) for k, s in enumerate(flat(state)))
+    return normal(*y.shape, seed=seed + 5, dtype=y.dtype), d_last if isinstance(state, tuple) else d_last[0]
+
+
+def assert_same_gradients(got, expected):
+    assert_same_bits(got.x, expected.x)
+    assert (got.state is None) == (expected.state is None)
+    if got.state is not None:
+        assert_same_bits(got.state, expected.state)
+    assert list(got.weights) == list(expected.weights)
+    for name, gradient in expected.weights.items():
+        assert_same_bits(got.weights[name], gradient)
+
+
+@pytest.mark.parametrize("isa", kernels.available())
+@pytest.mark.parametrize("n_biases", [0, 1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_are_those_of_the_reference(cell, dtype, n_biases, isa):
+    D, H = 5, 9
+    weights = random_weights(cell, D, H, R=4, n_biases=n_biases, dtype=dtype)
+    session, x = Recurrent(weights, cell, instruction_set=isa), normal(OFFSETS[-1], D, dtype=dtype)
+    state = states_of(session, len(LENGTHS))
+    (y, last), pullback = session.vjp(x, offsets=OFFSETS, state=state)
+    dy, d_last = upstream_of(y, last)
+    got = pullback(dy, d_last)
+    run = reference.forward(
+        cell,
+        x,
+        OFFSETS,
+        h0=flat(state)[0][0],
+        c0=state[1][0] if isinstance(state, tuple) else None,
+        **{ARGUMENT[name.removesuffix("_l0")]: values for name, values in weights.items()},
+    )
+    law = reference.backward(cell, run, dy, *(d[0] for d in flat(d_last)))
+    pairs = {"x": (got.x, law.dx)}
+    pairs |= {
+        name: (d[0], getattr(law, name)) for name, d in zip(("dh0", "dc0"), flat(got.state), strict=False)
+    }
+    pairs |= {name: (d, getattr(law, "d" + ARGUMENT[name[:-3]])) for name, d in got.weights.items()}
+    assert list(got.weights) == list(weights)
+    for name, (d, exact) in pairs.items():
+        assert d.dtype == dtype, name
+        assert np.isfinite(d).all(), name
+        # Sums over all rows of sums over H units, of numbers with errors as test_runtime allows them.
+        error = np.abs(d - exact).max() / np.abs(exact).max()
+        assert error <= 4 * (8 + np.sqrt(D + H + 2)) * np.finfo(dtype).eps, name
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("layout", ["time major", "batch first", "lengths", "ragged", "alone", "strided"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("cell", CLASSES)
+def test_it_has_the_bits_of_the_layers_for_pytorch(cell, layers, bidirectional, layout, with_state):
+    options = {"num_layers": layers, "bidirectional": bidirectional, "batch_first": layout == "batch first"}
+    torch.manual_seed(1)
+    module = CLASSES[cell](5, 9, **options)
+    session = Recurrent.from_module(module)
+    x, call, mask, B = normal(7, 6, 5), {}, None, 7 if layout == "batch first" else 6
+    theirs = torch.from_numpy(x)
+    if layout == "lengths":
+        call["lengths"] = LENGTHS
+        mask = torch.arange(7)[:, None] < torch.tensor(LENGTHS)
+    elif layout == "ragged":
+        x, call["offsets"] = of_padded(x), OFFSETS
+        theirs = nn.Ragged(torch.from_numpy(x), torch.tensor(OFFSETS))
+    elif layout == "alone":
+        x, theirs, B = x[:, 0], theirs[:, 0], None
+    elif layout == "strided":
+        wide = normal(7, 6, 11)
+        x, theirs = wide[..., 2:7], torch.from_numpy(wide)[..., 2:7]
+    state = states_of(session, B) if with_state else None
+    hx = None
+    if with_state:
+        tensors = tuple(map(torch.from_numpy, flat(state)))
+        hx = tensors if len(tensors) == 2 else tensors[0]
+    (y, last), pullback = session.vjp(x, state=state, **call)
+    (their_y, _), their_pullback = module.vjp(theirs, hx, mask=mask)
+    assert_same_bits(y, (their_y.values if layout == "ragged" else their_y).numpy())
+    dy, d_last = upstream_of(y, last)
+    d = torch.from_numpy(dy)
+    d_states = tuple(map(torch.from_numpy, flat(d_last)))
+    expected = their_pullback(
+        nn.Ragged(d, torch.tensor(OFFSETS)) if layout == "ragged" else d,
+        d_states if len(d_states) == 2 else d_states[0],
+    )
+    got = pullback(dy, d_last)
+    assert_same_bits(got.x, (expected.input.values if layout == "ragged" else expected.input).numpy())
+    for a, b in zip(
+        flat(got.state) if with_state else (), flat(expected.hx) if with_state else (), strict=True
+    ):
+        assert_same_bits(a, b.numpy())
+    assert got.weights.keys() == expected.parameters.keys()
+    for name, gradient in got.weights.items():
+        assert_same_bits(gradient, expected.parameters[name].numpy())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_outputs_are_those_of_run(cell):
+    session, x = session_of(cell, layers=2, bidirectional=True), normal(7, 3, 5)
+    state = states_of(session, 3)
+    (y, last), _ = session.vjp(x, state=state, lengths=[7, 0, 2])
+    expected, expected_last = session.run(x, state=state, lengths=[7, 0, 2])
+    assert_same_bits(y, expected)
+    assert_same_bits(last, expected_last)
+
+
+def test_gradients_of_padding_are_zero_whatever_lies_there():
+    session, x = session_of(layers=2, bidirectional=True), normal(7, 6, 5)
+    x[5:, 0] = np.nan
+    (y, _), pullback = session.vjp(x, lengths=LENGTHS)
+    dy = normal(*y.shape, seed=2)
+    dy[5:, 0] = np.nan
+    for _ in range(2):  # the second one in memory that was used
+        got = pullback(dy)
+        assert np.isfinite(got.x).all()
+        for b, n in enumerate(LENGTHS):
+            assert (got.x[n:, b] == 0).all()
+            assert (got.x[:n, b] != 0).all()
+        got.x[:] = np.nan
+        del got
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_what_is_not_given_counts_as_zero_and_what_is_not_wanted_is_not_there(cell):
+    session, x = session_of(cell, layers=2), normal(7, 3, 5)
+    state = states_of(session, 3)
+    (y, last), pullback = session.vjp(x, state=state)
+    dy, d_last = upstream_of(y, last)
+    zeros = tuple(np.zeros_like(s) for s in flat(last))
+    zeros = zeros if isinstance(last, tuple) else zeros[0]
+    assert_same_gradients(pullback(dy), pullback(dy, zeros))
+    assert_same_gradients(pullback(None, d_last), pullback(np.zeros_like(dy), d_last))
+    if isinstance(last, tuple):
+        assert_same_gradients(pullback(None, (None, d_last[1])), pullback(None, (zeros[0], d_last[1])))
+        assert_same_gradients(pullback(None, (d_last[0], None)), pullback(None, (d_last[0], zeros[1])))
+    whole, some = pullback(dy), pullback(dy, wrt_input=False)
+    assert some.x is None
+    assert_same_bits(some.state, whole.state)
+    for name, gradient in whole.weights.items():
+        assert_same_bits(some.weights[name], gradient)
+    assert session.vjp(x)[1](dy).state is None
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_change_no_bit(threads):
+    session, x = session_of("lstm", 20, 33, layers=2), normal(9, 150, 20)
+    (y, last), pullback = session.vjp(x, threads=1)
+    upstream = upstream_of(y, last)
+    (other, _), other_pullback = session.vjp(x, threads=threads)
+    assert_same_bits(other, y)
+    assert_same_gradients(other_pullback(*upstream), pullback(*upstream))
+
+
+def test_no_steps_and_no_sequences():
+    session = session_of(layers=2)
+    (y, last), pullback = session.vjp(
+        np.empty((0, 5), "float32"), offsets=[0, 0, 0], state=states_of(session, 2)
+    )
+    dy, d_last = upstream_of(y, last)
+    got = pullback(dy, d_last)
+    assert got.x.shape == (0, 5)
+    assert_same_bits(got.state, d_last)
+    assert all((gradient == 0).all() for gradient in got.weights.values())
+    _, pullback = session.vjp(np.empty((4, 0, 5), "float32"))
+    assert all(
+        (gradient == 0).all() for gradient in pullback(np.empty((4, 0, 9), "float32")).weights.values()
+    )
+
+
+# Other weights
+
+
+def test_other_weights_take_effect_and_runs_keep_theirs():
+    first, second = (random_weights("gru", 5, 9, layers=2, seed=seed) for seed in (1, 2))
+    session, x = Recurrent(first, "gru"), normal(7, 3, 5)
+    stream, (y, last), pullback = session.stream(3), *session.vjp(x)
+    upstream = upstream_of(y, last)
+    expected = pullback(*upstream)
+    session.update(second)
+    other = Recurrent(second, "gru")
+    assert_same_gradients(pullback(*upstream), expected)
+    assert_same_bits(session.run(x)[0], other.run(x)[0])
+    assert_same_bits(stream.step(x[0]), other.run(x)[0][0])
+    assert_same_gradients(session.vjp(x)[1](*upstream), other.vjp(x)[1](*upstream))
+    for again in (copy.deepcopy(session), pickle.loads(pickle.dumps(session))):
+        assert_same_bits(again.run(x)[0], other.run(x)[0])
+
+
+def test_weights_come_by_their_prefix_as_arrays_or_tensors():
+    weights = {f"rnn.{name}": values for name, values in random_weights("gru", 5, 9, seed=2).items()}
+    session = Recurrent(
+        {name: np.zeros_like(values) for name, values in weights.items()}, "gru", prefix="rnn."
+    )
+    x, expected = normal(7, 5), Recurrent(weights, "gru", prefix="rnn.").run(normal(7, 5))[0]
+    session.update(weights | {"head.weight": None})
+    assert_same_bits(session.run(x)[0], expected)
+    session.update({name: torch.zeros(values.shape) for name, values in weights.items()})
+    session.update({name: torch.from_numpy(values).requires_grad_() for name, values in weights.items()})
+    assert_same_bits(session.run(x)[0], expected)
+    assert_same_bits(pickle.loads(pickle.dumps(session)).run(x)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"bias_hh_l0": None}, DataError, r"bias_hh_l0: missing, of Recurrent\('gru', 5, 9\)"),
+        ({"bias_hh_l0": np.zeros(26, "f")}, ValueError, r"bias_hh_l0: shape \(26,\), expected \(27,\)"),
+        (
+            {"weight_hh_l0": np.zeros((27, 9))},
+            TypeError,
+            "weight_hh_l0: ndarray of float64, expected a NumPy array of float32",
+        ),
+    ],
+)
+def test_wrong_weights_change_nothing(change, error, message):
+    weights = random_weights("gru", 5, 9)
+    session, x = Recurrent(weights, "gru"), normal(7, 5)
+    expected = session.run(x)[0]
+    other = {name: 2 * values for name, values in weights.items()} | change
+    with pytest.raises(error, match=f"^{message}$"):
+        session.update({name: values for name, values in other.items() if values is not None})
+    assert_same_bits(session.run(x)[0], expected)
+
+
+# Memory and threads
+
+
+def test_runs_are_independent_and_outlive_their_session():
+    batches = [normal(4 + k, 3, 5, seed=k) for k in range(5)]
+    expected = []
+    for x in batches:
+        (y, last), pullback = session_of(layers=2).vjp(x)
+        expected.append(pullback(*upstream_of(y, last)))
+    session = session_of(layers=2)
+    runs = [session.vjp(x) for x in batches]
+    del session
+    gc.collect()
+    for ((y, last), pullback), gradients in reversed([*zip(runs, expected, strict=True)]):
+        assert_same_gradients(pullback(*upstream_of(y, last)), gradients)
+
+
+def test_threads_share_a_session():
+    session = session_of(H=64, layers=2)
+    batches = [normal(20, 16 + k, 5, seed=k) for k in range(4)]  # large enough to give up the GIL
+
+    def there_and_back(x):
+        (y, last), pullback = session.vjp(x)
+        return pullback(*upstream_of(y, last))
+
+    expected = [there_and_back(x) for x in batches]
+    found = [[] for _ in batches]
+
+    def work(k):
+        found[k] = [there_and_back(batches[k]) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for gradients, law in zip(found, expected, strict=True):
+        assert len(gradients) == 5
+        for got in gradients:
+            assert_same_gradients(got, law)
+
+
+# Mistakes
+
+
+X = normal(7, 3, 5)
+STATE = np.zeros((1, 3, 9), "float32")
+
+
+@pytest.mark.parametrize(
+    ("gradients", "error", "message"),
+    [
+        ((), ValueError, "neither dy nor dstate is given"),
+        ((None, (None, None)), ValueError, "neither dy nor dstate is given"),
+        ((X,), ValueError, "dy: shape (7, 3, 5), expected (7, 3, 9)"),
+        ((np.zeros((7, 3, 9)),), TypeError, "dy: ndarray of float64, expected a NumPy array of float32"),
+        ((None, X), TypeError, "dstate: ndarray, expected a tuple (h, c) of two arrays"),
+        ((None, (X, None)), ValueError, "h of dstate: shape (7, 3, 5), expected (1, 3, 9)"),
+        ((None, (STATE, 3)), TypeError, "c of dstate: int, expected a NumPy array of float32"),
+    ],
+)
+def test_wrong_gradients(gradients, error, message):
+    _, pullback = session_of().vjp(X)
+    with pytest.raises(error) as raised:
+        pullback(*gradients)
+    assert str(raised.value) == message
+
+
+def test_wrong_input():
+    session = session_of()
+    with pytest.raises(ValueError, match=r"^x: shape \(7, 3, 4\), but a step has 5 inputs$"):
+        session.vjp(X[..., :4])
+    with pytest.raises(ValueError, match=r"^offsets: fall from 2 to 1$"):
+        session.vjp(X[0], offsets=[0, 2, 1, 3])
+    with pytest.raises(TypeError, match=r"^h of state: NoneType, expected a NumPy array of float32$"):
+        session.vjp(X, state=(None, STATE))
