@@ -1,4 +1,4 @@
-"""Files of toy events that are streamed, and the config that does so."""
+"""Files of toy events that are streamed, and the config that does so, without a spool on whatever machine."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def files_of(folder: Path, kind: str = "ttree") -> Path:
         write(folder / f"toy{k}.{suffix}", some_columns(k))
     text = TOY_CONFIG.replace("toy.root", f"toy*.{suffix}").replace("  treename: jets\n", f"  {tree}\n")
     path = folder / "toy.yaml"
-    path.write_text(text.replace("data:\n", "data:\n  stream: {buffer: 100}\n"))
+    path.write_text(text.replace("data:\n", "data:\n  stream: {buffer: 100, spool: false}\n"))
     return path
 
 
 def config_of(path: Path, **stream: Any) -> Config:
-    return load_config(path, overrides={"data.stream": {"buffer": 100, **stream}})
+    return load_config(path, overrides={"data.stream": {"buffer": 100, "spool": False, **stream}})
 
 
 def equal(one: Sequences, other: Sequences) -> None:

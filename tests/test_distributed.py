@@ -13,7 +13,7 @@ import torch
 
 from timelike.batches import Batch
 from timelike.config import load_config
-from timelike.distributed import Ranks, ranks
+from timelike.distributed import Ranks, local_size, ranks
 from timelike.errors import ConfigError
 from timelike.model import load_model
 from timelike.nn import Ragged
@@ -70,6 +70,16 @@ def test_a_single_process_has_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigError, match="WORLD_SIZE=2, but the processes do not meet"), ranks():
         pass
+
+
+def test_the_ranks_of_a_machine_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert local_size() == 1
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert local_size() == 8  # all on this one, for all that is known
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert local_size() == 4
 
 
 @pytest.mark.parametrize(

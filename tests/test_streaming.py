@@ -257,9 +257,9 @@ def test_streamed_validation_is_that_in_memory(streamed: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["dropout", "cosine", "phases"])
 def test_it_goes_on_to_the_same_bits(streamed: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {**KINDS[kind], "training.checkpoint_every": 4, "data.stream": {"buffer": 100}}
+    given = {**KINDS[kind], "training.checkpoint_every": 4}
     whole = train(load_config(streamed, overrides={**given, "output": "whole"}))
-    given["data.stream"] = {"buffer": 100, "read_ahead": 0}  # may change
+    given["data.stream.read_ahead"] = 0  # may change
     config = load_config(streamed, overrides=given)
     for n in (1, 30, 41):
         with stopped_at(monkeypatch, n):
@@ -441,7 +441,7 @@ def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
             (folder / f"{k}.root").hardlink_to(tmp_path / "one.root")
         config = folder / "a.yaml"
         config.write_text(
-            "data:\n  files: '*.root'\n  treename: jets\n  stream: {buffer: 8000}\n"
+            "data:\n  files: '*.root'\n  treename: jets\n  stream: {buffer: 8000, spool: false}\n"
             "  variables: [part_pt, part_eta]\n  labels: {a: label == 0, b: label == 1}\n"
             "  event_number: eventNumber\n"
             # Few validation events: their scores are what may grow.

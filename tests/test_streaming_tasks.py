@@ -142,7 +142,9 @@ def test_it_goes_on_to_the_same_bits_with_and_without_a_spool(
     streamed: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: Any = {"training__checkpoint_every": 4, "training__epochs": 2}
-    whole = train(of_task(streamed, task, **given, data__stream={"buffer": 50}, output="whole"))
+    whole = train(
+        of_task(streamed, task, **given, data__stream={"buffer": 50, "spool": False}, output="whole")
+    )
     config = of_task(streamed, task, **given, data__stream={"buffer": 50, "spool": True})
     with stopped_at(monkeypatch, 40):  # within the second epoch
         train(config, resume=True)

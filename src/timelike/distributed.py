@@ -22,7 +22,7 @@ from timelike.errors import ConfigError, TimelikeError
 from timelike.nn import Ragged
 from timelike.ragged import gather
 
-__all__ = ["RankError", "Ranks", "ranks"]
+__all__ = ["RankError", "Ranks", "local_size", "ranks"]
 
 
 _MEMORY = torch.device("cpu")
@@ -140,6 +140,12 @@ def _own_gpu() -> torch.device:
             f"training.backend: nccl, but rank {local} of this machine has no GPU of its own: {n} found"
         )
     return torch.device("cuda", int(local))
+
+
+def local_size() -> int:
+    """Give how many ranks this machine has: as torchrun says; where it does not, all there are."""
+    size = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"))
+    return int(size) if size.isdecimal() else 1
 
 
 @contextmanager

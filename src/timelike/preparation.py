@@ -15,10 +15,11 @@ import numpy.typing as npt
 from timelike.batches import class_factors, signed
 from timelike.checkpoint import fingerprint
 from timelike.config import Config, DataConfig
-from timelike.data.spool import Spool, described, spool_folder
+from timelike.data.spool import Spool, described, refusal, spool_folder
 from timelike.data.streaming import Reader, Skipped, Survey
 from timelike.data.transforms import FittedTransforms
-from timelike.errors import DataError
+from timelike.distributed import local_size
+from timelike.errors import ConfigError, DataError
 from timelike.sequences import Sequences
 from timelike.streams import Training, Validation
 
@@ -40,7 +41,7 @@ class Prepared:
     n_files: int = 0  # that are streamed, those that are skipped included
     per_step: bool = False  # whether classes are those of steps
     spools: tuple[Spool, ...] = ()
-    spooled: str = ""  # where to, and how much at most
+    spooled: str = ""  # where to, and how much at most; or why nowhere
 
     def news(self) -> list[str]:
         """Say what has happened to spools."""
@@ -165,7 +166,13 @@ def _check_answers(config: Config, survey: Survey) -> None:
 
 
 def _spools(config: Config, survey: Survey, transforms: FittedTransforms) -> tuple[tuple[Spool, ...], str]:
-    """Make spools of training and validation events, if the config says so and they are not in memory."""
+    """Make spools of training and validation events that are not in memory, and say where, or why not.
+
+    Raises
+    ------
+    ConfigError
+        If the config asks for them where nothing can be written.
+    """
     assert config.data.stream is not None
     given = config.data.stream.spool
     if given is False:
@@ -176,6 +183,18 @@ def _spools(config: Config, survey: Survey, transforms: FittedTransforms) -> tup
     n_rows, n_events = int(survey.rows.sum()), sum(survey.events.values())
     answer = 8 if config.data.exclusive else 8 * len(config.data.class_names)
     answers = answer * (n_rows if config.data.per == "step" else n_events)
-    largest = n_rows * row + 16 * n_events + answers + 8 * len(survey.chunks)
     n = 1 if survey.validation is not None else 2
-    return tuple(Spool(folder, largest) for _ in range(n)), f"spool: at most {described(largest)} in {folder}"
+    largest = n_rows * row + 16 * n_events + answers + 8 * n * len(survey.chunks)  # all of them together
+    try:
+        why = refusal(folder, local_size() * largest) if given == "auto" else ""
+        if not why:
+            spools = tuple(Spool(folder, largest) for _ in range(n))
+            return spools, f"spool: at most {described(largest)} in {folder}"
+    except OSError as error:
+        why = f"cannot write in {folder}: {error.strerror}"
+        if given != "auto":
+            raise ConfigError(f"data.stream.spool: {why}") from None
+    return (), (
+        f"no spool: {why}; the files are read anew in every epoch "
+        "(data.stream.spool: a folder on a local disk, or false)"
+    )

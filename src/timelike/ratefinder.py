@@ -129,6 +129,7 @@ def find_learning_rate(
                     break
         finally:
             batches.close()
+            prepared.close()
     # The loss of the first batch is behind no step.
     return _curve(rates[: len(losses) - 1], np.array(losses[1:]), _WIDTH * steps, exploded=exploded)
 

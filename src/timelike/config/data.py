@@ -72,8 +72,9 @@ class StreamConfig(Section):
     buffer: PositiveInt = 100_000  # events among which the next ones are drawn
     read_ahead: NonNegativeInt = 2  # pieces read in the background; 0: none, in the foreground
     on_error: Literal["stop", "skip"] = "stop"  # what becomes of a file that cannot be used
-    # Keep transformed events on disk from the first epoch on: true: in $TMPDIR or beside the run; or a folder
-    spool: bool | Text = False
+    # Keep transformed events on disk from the first epoch on: in a folder; with true in $TMPDIR or beside the
+    # run; with auto there, if that is a local disk with room
+    spool: bool | Literal["auto"] | Text = "auto"
 
 
 class DataConfig(Section):

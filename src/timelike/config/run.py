@@ -118,8 +118,9 @@ class Config(Section):
         for source in (values["data"], *values["data"].get("classes", {}).values()):
             source["files"] = [_relocated(name, self.base, folder) for name in source.get("files", [])]
         stream = values["data"].get("stream")
-        if stream and isinstance(stream["spool"], str):
-            stream["spool"] = _relocated(stream["spool"], self.base, folder)
+        if stream and isinstance(stream["spool"], str) and stream["spool"] != "auto":
+            moved = _relocated(stream["spool"], self.base, folder)
+            stream["spool"] = "./auto" if moved == "auto" else moved  # a folder of that name
         values["output"] = _relocated(self.output, self.base, folder)
         head = f"# Every value of this run, defaults included. Written by timelike {__version__}.\n"
         return head + write_yaml(values)

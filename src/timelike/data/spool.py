@@ -7,23 +7,34 @@ training that is resumed begins a new one.
 
 A disk that gets full ends the spool and not the training: what was written is given back, and the files are
 read anew in every epoch, as without a spool. What is in memory is the same with or without.
+
+Where nobody has asked for a spool there is one if it is in nobody's way, which `refusal` decides: on a disk
+of this machine, since memory is what a stream is to spare and what comes over a network may be as slow as the
+files; and if one half of what is free remains for checkpoints and for others.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Hashable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from timelike.errors import ConfigError
 from timelike.sequences import Sequences
 
-__all__ = ["Spool", "described", "spool_folder"]
+__all__ = ["Spool", "described", "file_system", "refusal", "spool_folder"]
+
+# What is not known to be a disk of this machine may be memory, or far away.
+_LOCAL = frozenset(
+    ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "reiserfs", "xfs", "zfs")
+)
+_MOUNTINFO = Path("/proc/self/mountinfo")  # of Linux
+_MOUNT = re.compile(r"^(?:[^ \n]+ ){4}([^ \n]+) .*? - ([^ \n]+)", re.MULTILINE)  # where, and of which type
 
 _ARRAYS = ("values", "offsets", "labels", "weights", "targets", "step_labels", "step_targets")
 
@@ -50,7 +61,7 @@ class Spool:
 
     Raises
     ------
-    ConfigError
+    OSError
         If no file can be made there.
 
     Examples
@@ -69,11 +80,8 @@ class Spool:
         self._pieces: dict[Hashable, tuple[tuple[str, ...], dict[str, _Place]]] = {}
         self._file: IO[bytes] | None = None
         self.size = 0  # bytes
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise ConfigError(f"data.stream.spool: cannot write in {folder}: {error.strerror}") from None
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        free = shutil.disk_usage(folder).free
         if largest > free:
             self._end(f"only {described(free)} are free, {described(largest)} may be needed")
 
@@ -141,17 +149,79 @@ def spool_folder(given: bool | str, base: Path, run_folder: Path) -> Path:
     Parameters
     ----------
     given : bool or str
-        As in the config. With True it is ``$TMPDIR``, which farms set to a disk of the machine, and without
-        that the folder that has the run's: not that of `tempfile`, which may be memory.
+        As in the config. With True or "auto" it is ``$TMPDIR``, which farms set to a disk of the machine,
+        and without that the folder that has the run's: not that of `tempfile`, which may be memory.
     base : Path
         Where relative paths start.
     run_folder : Path
     """
-    if isinstance(given, str):
+    if isinstance(given, str) and given != "auto":
         return base / given
     if told := os.environ.get("TMPDIR"):
         return Path(told)
     return next(folder for folder in run_folder.absolute().parents if folder.is_dir())
+
+
+def refusal(folder: Path, largest: int) -> str:
+    """Say why a folder is to have no spool that nobody has asked for; nothing, where it may have one.
+
+    Parameters
+    ----------
+    folder : Path
+    largest : int
+        Bytes that all spools of a training may become on this machine.
+
+    Raises
+    ------
+    OSError
+        If the folder is not there.
+    """
+    free = shutil.disk_usage(folder).free  # first, as what is mounted on demand is mounted by it
+    kind = file_system(folder.resolve(), _mountinfo())
+    if not kind:
+        return f"this system does not tell whether {folder} is on a local disk"
+    if kind not in _LOCAL:
+        return f"{folder} is on {kind}, no local disk"
+    if 2 * largest > free:
+        return f"{described(largest)} may be needed, more than half of {described(free)} free in {folder}"
+    return ""
+
+
+def file_system(folder: PurePath, mountinfo: str) -> str:
+    r"""Give the type of the file system that a folder is in.
+
+    Parameters
+    ----------
+    folder : path
+        Absolute, without links.
+    mountinfo : str
+        The mounts, as Linux lists them in ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)).
+
+    Returns
+    -------
+    str
+        Nothing, where no mount has the folder.
+
+    Examples
+    --------
+    >>> mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n23 22 0:9 / /my\\040jets rw - nfs4 server:/jets rw\n"
+    >>> file_system(PurePath("/home/runs"), mounts), file_system(PurePath("/my jets/runs"), mounts)
+    ('ext4', 'nfs4')
+    """
+    found, depth = "", 0
+    for where, kind in _MOUNT.findall(mountinfo):
+        mount = PurePath(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), where))
+        # Of several at one place the last lies on top.
+        if folder.is_relative_to(mount) and len(mount.parts) >= depth:
+            found, depth = kind, len(mount.parts)
+    return found
+
+
+def _mountinfo() -> str:
+    try:
+        return os.fsdecode(_MOUNTINFO.read_bytes())
+    except OSError:  # of another system
+        return ""
 
 
 def described(n_bytes: int) -> str:
