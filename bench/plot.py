@@ -71,7 +71,7 @@ def draw(tables: dict[str, Any], path: Path) -> None:
         figure.text(
             0.015,
             1 - 0.22 * above,
-            "How many times as fast as other libraries",
+            "How many times as fast as other libraries, layers prepared",
             size=14,
             weight="bold",
             va="top",
@@ -135,7 +135,7 @@ def _by_cell(data: dict[str, Any]) -> list[_Line]:
     """A line for each cell that has a rival, all its sizes on it."""
     lines: dict[str, list[tuple[str, float]]] = {}
     for row in data["rows"]:
-        lines.setdefault(row["what"], []).extend(_ratios(row, "ours"))
+        lines.setdefault(row["what"], []).extend(_ratios(row, "session"))
     return [_Line(what, ratios) for what, ratios in lines.items() if ratios]
 
 
@@ -144,8 +144,8 @@ def _ratios(row: dict[str, Any], ours: str) -> list[tuple[str, float]]:
 
 
 _PANELS: dict[str, tuple[str, Callable[[dict[str, Any]], list[_Line]]]] = {
-    "training": ("LSTM, training step", _by_size("ours")),
+    "training": ("LSTM, training step", _by_size("session")),
     "inference": ("LSTM, inference", _by_size("session")),
-    "ragged": ("LSTM, training step, ragged batch", _by_size("ours")),
+    "ragged": ("LSTM, training step, ragged batch", _by_size("session")),
     "cells": ("Other cells, training step, four sizes", _by_cell),
 }

@@ -1,6 +1,10 @@
-"""`timelike.runtime`: weights packed once, NumPy arrays, no PyTorch."""
+"""`timelike.runtime`: layers prepared, NumPy arrays, no PyTorch."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 
 import timelike
 from bench.cases import PARAMETERS, PROBE, Array, Case, arrays
@@ -10,7 +14,7 @@ from timelike.runtime import Recurrent
 
 
 class Session:
-    """Prepared inference."""
+    """Prepared layers."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -25,7 +29,10 @@ class Session:
         """Nothing is kept."""
 
     def variants(self, case: Case) -> tuple[str, ...]:
-        return ("",) if case.kind in ("inference", "step", "peak") else ()
+        return ("",) if case.kind in ("inference", "step", "peak") or self._trains(case) else ()
+
+    def _trains(self, case: Case) -> bool:
+        return case.trains and not case.recompute
 
     def prepare(self, case: Case, variant: str) -> Job:
         if case.kind == "peak":
@@ -35,6 +42,8 @@ class Session:
         weights = {theirs: numbers[name] for name, theirs in PARAMETERS.items() if name in numbers}
         session = Recurrent(weights, case.cell, threads=self._threads)
         x = numbers["x"]
+        if case.trains:
+            return training(session, weights, numbers)
         if case.kind == "inference":
 
             def run() -> dict[str, Array]:
@@ -53,6 +62,30 @@ class Session:
             return {"y": y[None]} | _named(stream.state)
 
         return Job(lambda: stream.step(x), step)
+
+
+def training(session: Recurrent, weights: dict[str, Array], numbers: dict[str, Array]) -> Job:
+    """There and back, with weights that are packed anew: in a training each step has others."""
+    options: dict[str, Any] = {}
+    upstream: tuple[Any, ...] = (numbers["dy"],)
+    if "lengths" in numbers:
+        options["offsets"] = np.concatenate([[0], np.cumsum(numbers["lengths"])])
+    else:
+        states = tuple(numbers[name][None] for name in ("dhT", "dcT") if name in numbers)
+        upstream += (states if len(states) == 2 else states[0],)
+
+    def call() -> Any:
+        session.update(weights)
+        outputs, pullback = session.vjp(numbers["x"], **options)
+        return outputs, pullback(*upstream)
+
+    def results() -> dict[str, Array]:
+        (y, states), gradients = call()
+        found = {"y": y, "dx": gradients.x} | ({} if options else _named(states))
+        theirs = {value: name for name, value in PARAMETERS.items()}
+        return found | {f"d{theirs[name]}": gradient for name, gradient in gradients.weights.items()}
+
+    return Job(call, results)
 
 
 def _named(states: Array | tuple[Array, Array]) -> dict[str, Array]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from bench.cases import GRID, Case
 from bench.drive import Driver
-from bench.markdown import figure, geometric_mean, milliseconds, paragraph, ratio, size_of, table
-from bench.tables.common import Aim, floor, possible, quick_grid, race_to_the_floor, ratio_to
+from bench.markdown import paragraph, size_of
+from bench.tables.common import Aim, aims_against, comparison, floor_columns, quick_grid, race_to_the_floor
 
 TITLE = "Cells"
 _SIZES = [GRID[k - 1] for k in (1, 3, 5, 8)]
@@ -28,7 +28,9 @@ def measure(driver: Driver, quick: bool) -> dict[str, Any]:
         "rows": [
             {
                 "what": what,
-                **race_to_the_floor(driver, Case("training", size, cell, dtype), ("ours", "pytorch")),
+                **race_to_the_floor(
+                    driver, Case("training", size, cell, dtype), ("ours", "session", "pytorch")
+                ),
             }
             for what, (cell, dtype) in _CELLS.items()
             for size in quick_grid(_SIZES, quick)
@@ -37,48 +39,22 @@ def measure(driver: Driver, quick: bool) -> dict[str, Any]:
 
 
 def render(data: dict[str, Any]) -> str:
-    lines = [
-        [
-            row["what"],
-            size_of(row),
-            milliseconds(row["times"].get("ours")),
-            milliseconds(row["times"].get("pytorch")),
-            ratio(ratio_to(row, "pytorch")),
-            figure(1e3 * floor(row)),
-            ratio(possible(row, "pytorch")),
-        ]
-        for row in data["rows"]
-    ]
-    lines.append(["geometric mean", "", "", "", ratio(_mean(data)), "", ratio(_possible(data))])
+    rows = data["rows"]
+    cells = "cell", [*(row["what"] for row in rows), "geometric mean"]
+    sizes = "B, T, D, H", [*(size_of(row) for row in rows), ""]
     text = paragraph(
         "A training step as above; one thread, float32 unless it says float64. The last three cells have",
         "no rival: torch has none of them.",
     )
-    head = ["cell", "B, T, D, H", "timelike, ms", "torch, ms", "vs torch", "floor, ms", "possible vs torch"]
-    return text + table(head, lines)
-
-
-def _mean(data: dict[str, Any]) -> float | None:
-    return geometric_mean(ratio_to(row, "pytorch") for row in data["rows"])
-
-
-def _possible(data: dict[str, Any]) -> float | None:
-    return geometric_mean(possible(row, "pytorch") for row in data["rows"])
+    against = [("ours", "pytorch"), ("session", "pytorch")]
+    return text + comparison(rows, [cells, sizes], against, floor_columns(rows))
 
 
 def aims(data: dict[str, Any]) -> list[Aim]:
-    ratios = [r for row in data["rows"] if (r := ratio_to(row, "pytorch")) is not None]
-    return [
-        Aim(
-            "GRU, RNN, float64, projection: training step, against torch",
-            8.0,
-            _mean(data),
-            possible=_possible(data),
-        ),
-        Aim(
-            "the same, worst row",
-            2.0,
-            min(ratios, default=None),
-            possible=min((p for row in data["rows"] if (p := possible(row, "pytorch"))), default=None),
-        ),
-    ]
+    return aims_against(
+        data["rows"],
+        "GRU, RNN, float64, projection: training step, against torch",
+        "pytorch",
+        8.0,
+        2.0,
+    )

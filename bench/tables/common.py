@@ -14,6 +14,7 @@ from bench.markdown import figure, geometric_mean, milliseconds, ratio, size_of,
 __all__ = [
     "Aim",
     "Row",
+    "aims_against",
     "comparison",
     "fastest",
     "floor",
@@ -75,30 +76,53 @@ def race_to_the_floor(driver: Driver, case: Case, peers: Iterable[str]) -> Row:
     return row | {"operations": operations(case), "peak": peak, "call": call}
 
 
-def floor(row: Row) -> float:
-    """Seconds that the matrix products take at the processor's peak, and an empty call."""
-    return float(row["operations"] / row["peak"] + row["call"])
+def floor(row: Row, ours: str = "session") -> float:
+    """Seconds of the matrix products at the processor's peak; by autograd also those of an empty call."""
+    return float(row["operations"] / row["peak"] + (row["call"] if ours == "ours" else 0.0))
 
 
-def share(row: Row, ours: str = "ours") -> float:
-    """Operations of the matrix products per time of ours, as a share of the peak."""
-    return float(row["operations"] / row["times"][ours]["seconds"] / row["peak"])
+def share(row: Row) -> float | None:
+    """Operations of the matrix products per time of prepared layers, as a share of the peak."""
+    times = row["times"]
+    return row["operations"] / times["session"]["seconds"] / row["peak"] if "session" in times else None
 
 
-def possible(row: Row, rival: str | None) -> float | None:
+def possible(row: Row, rival: str | None, ours: str = "session") -> float | None:
     """How many times as long as the floor the rival takes: what nobody can surpass."""
     times = row["times"]
-    return times[rival]["seconds"] / floor(row) if rival in times else None
+    return times[rival]["seconds"] / floor(row, ours) if rival in times else None
 
 
-def floor_columns(rows: Sequence[Row], ours: str = "ours") -> list[Column]:
+def floor_columns(rows: Sequence[Row]) -> list[Column]:
     """The floor, how many times as fast as the fastest rival it is, and the share of the peak."""
     most = [possible(row, fastest(row)) for row in rows]
-    return [
+    columns = [
         ("floor, ms", [*(figure(1e3 * floor(row)) for row in rows), ""]),
         ("possible vs fastest", [ratio(r) for r in [*most, geometric_mean(most)]]),
-        ("share of peak", [*(f"{share(row, ours):.0%}" for row in rows), ""]),
+        ("share of peak", [*("-" if s is None else f"{s:.0%}" for s in map(share, rows)), ""]),
     ]
+    if any(row["call"] for row in rows):
+        columns.append(("empty call, ms", [*(figure(1e3 * row["call"]) for row in rows), ""]))
+    return columns
+
+
+def aims_against(
+    rows: Sequence[Row], what: str, rival: str | None, mean: float, worst: float | None
+) -> list[Aim]:
+    """Aims of a training step, prepared and by autograd; rival None is the fastest of each row."""
+    found = []
+    for ours, way in (("session", "prepared"), ("ours", "by autograd")):
+        rivals = [rival or fastest(row) for row in rows]
+        ratios = [ratio_to(row, name, ours) for row, name in zip(rows, rivals, strict=True)]
+        most = [possible(row, name, ours) for row, name in zip(rows, rivals, strict=True)]
+        there = [(r, m) for r, m in zip(ratios, most, strict=True) if r is not None and m is not None]
+        found.append(Aim(f"{what}, {way}", mean, geometric_mean(ratios), possible=geometric_mean(most)))
+        if worst is not None:
+            r, m = (
+                (min(values, default=None) for values in zip(*there, strict=True)) if there else (None, None)
+            )
+            found.append(Aim("the same, worst row", worst, r, possible=m))
+    return found
 
 
 def peaks(rows: Sequence[Row]) -> str:

@@ -50,7 +50,7 @@ def render(data: dict[str, Any]) -> str:
     text = paragraph(
         "Forward of one LSTM layer; float32, one thread. ONNX Runtime runs a model of one LSTM node,",
         'called with arrays or with bound memory, whichever is faster. "Prepared" is `timelike.runtime`,',
-        "without PyTorch; all else is as in training, but that the floor has no call.",
+        "without PyTorch; all else is as in training.",
     )
     against = [
         ("ours", "pytorch"),
@@ -63,7 +63,7 @@ def render(data: dict[str, Any]) -> str:
     )
     return (
         text
-        + comparison(rows, [sizes(rows)], against, floor_columns(rows, "session"))
+        + comparison(rows, [sizes(rows)], against, floor_columns(rows))
         + "\n\n"
         + small_text
         + table(["one call", *(PEERS[peer].name for peer in peers)], times)

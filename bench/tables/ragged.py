@@ -6,15 +6,14 @@ from typing import Any
 
 from bench.cases import GRID, Case
 from bench.drive import Driver
-from bench.markdown import geometric_mean, paragraph
+from bench.markdown import paragraph
 from bench.tables.common import (
     Aim,
+    aims_against,
     comparison,
     floor_columns,
-    possible,
     quick_grid,
     race_to_the_floor,
-    ratio_to,
     sizes,
 )
 
@@ -24,7 +23,7 @@ TITLE = "Ragged batches"
 def measure(driver: Driver, quick: bool) -> dict[str, Any]:
     return {
         "rows": [
-            race_to_the_floor(driver, Case("ragged", size), ("ours", "pytorch"))
+            race_to_the_floor(driver, Case("ragged", size), ("ours", "session", "pytorch"))
             for size in quick_grid(GRID, quick)
         ]
     }
@@ -35,30 +34,16 @@ def render(data: dict[str, Any]) -> str:
     ways = [row["times"].get("pytorch", {}).get("variant", "-") for row in rows]
     text = paragraph(
         "A training step of an LSTM layer, lengths uniform in 1 .. T, N(0, 1) gradients of the outputs;",
-        "float32, one thread. timelike takes the rows as they are. torch's time is the better of padding,",
-        "and of a PackedSequence that was packed before the clock started.",
+        "float32, one thread; columns as above. timelike takes the rows as they are. torch's time is the",
+        "better of padding, and of a PackedSequence that was packed before the clock started.",
     )
     return text + comparison(
         rows,
         [sizes(rows)],
-        [("ours", "pytorch")],
+        [("ours", "pytorch"), ("session", "pytorch")],
         [*floor_columns(rows), ("torch's better way", [*ways, ""])],
     )
 
 
 def aims(data: dict[str, Any]) -> list[Aim]:
-    ratios = [r for row in data["rows"] if (r := ratio_to(row, "pytorch")) is not None]
-    return [
-        Aim(
-            "ragged training step, against torch's better way",
-            3.5,
-            geometric_mean(ratios),
-            possible=geometric_mean(possible(row, "pytorch") for row in data["rows"]),
-        ),
-        Aim(
-            "the same, worst row",
-            2.5,
-            min(ratios, default=None),
-            possible=min((p for row in data["rows"] if (p := possible(row, "pytorch"))), default=None),
-        ),
-    ]
+    return aims_against(data["rows"], "ragged training step, against torch's better way", "pytorch", 3.5, 2.5)
