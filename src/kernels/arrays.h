@@ -59,6 +59,12 @@ struct Shape {
   }
 };
 
+inline nb::object size_tuple(const Shape& shape) {
+  const nb::object sizes = nb::steal(PyTuple_New(shape.axes));
+  for (int k = 0; k < shape.axes; ++k) PyTuple_SET_ITEM(sizes.ptr(), k, PyLong_FromLongLong(shape.size[k]));
+  return sizes;
+}
+
 // A new array of NumPy, not filled.
 template <class T>
 nb::object new_array(const Shape& shape) {
@@ -66,12 +72,26 @@ nb::object new_array(const Shape& shape) {
   static const nb::object& empty = *new nb::object(nb::module_::import_("numpy").attr("empty"));
   static const nb::object& dtype =
       *new nb::object(nb::module_::import_("numpy").attr("dtype")(Numbers<T>::name));
-  const nb::object sizes = nb::steal(PyTuple_New(shape.axes));
-  for (int k = 0; k < shape.axes; ++k) PyTuple_SET_ITEM(sizes.ptr(), k, PyLong_FromLongLong(shape.size[k]));
+  const nb::object sizes = size_tuple(shape);
   PyObject* arguments[] = {sizes.ptr(), dtype.ptr()};
   PyObject* made = PyObject_Vectorcall(empty.ptr(), arguments, 2, nullptr);
   if (!made) nb::raise_python_error();
   return nb::steal(made);
+}
+
+// The same for a large one: it starts at a cache line, so that no register load of a row crosses two.
+template <class T>
+nb::object new_aligned_array(const Shape& shape) {
+  constexpr int64_t kLine = 64;
+  int64_t bytes = int64_t(sizeof(T));
+  for (int k = 0; k < shape.axes; ++k) bytes *= shape.size[k];
+  const nb::module_ numpy = nb::module_::import_("numpy");
+  const nb::object memory = numpy.attr("empty")(bytes + kLine, "uint8");
+  Py_buffer view;
+  if (PyObject_GetBuffer(memory.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
+  const int64_t offset = -int64_t(reinterpret_cast<uintptr_t>(view.buf)) & (kLine - 1);
+  PyBuffer_Release(&view);
+  return numpy.attr("ndarray")(size_tuple(shape), Numbers<T>::name, memory, offset);
 }
 
 // The memory of an array, held as long as this lives.
@@ -206,41 +226,55 @@ class Input {
   }
 };
 
-// Small arrays that were handed out and that nobody holds any more, to be handed out again: making one takes
-// 0.3 us, and a step of a small layer no more. Whoever shares its memory holds the array itself.
+// Arrays that were handed out and that nobody holds any more, to be handed out again: making a small one
+// takes 0.3 us, and a step of a small layer no more; the pages of a large one have to be asked for one by
+// one. Whoever shares its memory holds the array itself.
 template <class T>
 class Spares {
  public:
   // An array for results and its memory, contents undefined.
   nb::object take(const Shape& shape, Buffer<T>& memory) {
-    Slot* unused = nullptr;
-    for (Slot& slot : slots_) {
-      if (slot.array.is_valid() && Py_REFCNT(slot.array.ptr()) > 1) continue;
-      if (slot.array.is_valid() && slot.shape == shape) {
-        const nb::object array = slot.array;
-        // Its holders may have made it read-only, or something else than it was.
-        if (memory.open(array, true) && memory.has(shape) && memory.contiguous()) return array;
-      }
-      unused = &slot;
-    }
-    const nb::object array = new_array<T>(shape);
-    memory.open(array, true);
-    if (memory.count() <= kSmall) {
-      if (!unused) unused = &slots_[oldest_++ % kSlots];
-      *unused = {shape, array};
-    }
-    return array;
+    int64_t count = 1;
+    for (int k = 0; k < shape.axes; ++k) count *= shape.size[k];
+    return count <= kSmall ? small_.take(shape, memory, new_array<T>)
+                           : large_.take(shape, memory, new_aligned_array<T>);
   }
 
  private:
   static constexpr int64_t kSmall = 16384;  // numbers
-  static constexpr unsigned kSlots = 8;     // the results of two calls, and some
-  struct Slot {
-    Shape shape;
-    nb::object array;
+
+  template <unsigned kSlots>
+  class Slots {
+   public:
+    nb::object take(const Shape& shape, Buffer<T>& memory, nb::object (*make)(const Shape&)) {
+      Slot* unused = nullptr;
+      for (Slot& slot : slots_) {
+        if (slot.array.is_valid() && Py_REFCNT(slot.array.ptr()) > 1) continue;
+        if (slot.array.is_valid() && slot.shape == shape) {
+          const nb::object array = slot.array;
+          // Its holders may have made it read-only, or something else than it was.
+          if (memory.open(array, true) && memory.has(shape) && memory.contiguous()) return array;
+        }
+        unused = &slot;
+      }
+      if (!unused) unused = &slots_[oldest_++ % kSlots];
+      unused->array.reset();  // before the new one is there: there may not be room for both
+      const nb::object array = make(shape);
+      memory.open(array, true);
+      *unused = {shape, array};
+      return array;
+    }
+
+   private:
+    struct Slot {
+      Shape shape;
+      nb::object array;
+    };
+    Slot slots_[kSlots] = {};
+    unsigned oldest_ = 0;
   };
-  Slot slots_[kSlots] = {};
-  unsigned oldest_ = 0;
+  Slots<8> small_;  // the results of two calls, and some
+  Slots<4> large_;  // y, dx, dW and dU
 };
 
 // An array that is written: the caller's, or one of ours where None is given.

@@ -38,14 +38,17 @@ class HeldWeights {
     const size_t packed = padded(size_t(layer.forward_size()) * sizeof(T));
     memory_ = allocate(total + size_t(directions) * packed);
     char* to = memory_.get();
-    for (size_t k = 0; k < bytes.size(); to += padded(bytes[k++])) {
-      std::memcpy(to, arrays[k], bytes[k]);
-      copies_.push_back(reinterpret_cast<const T*>(to));
-    }
-    for (int d = 0; d < directions; ++d, to += packed) {
-      layer.kernels->pack_forward(weights(d), reinterpret_cast<T*>(to));
-      forward_.push_back(reinterpret_cast<const T*>(to));
-    }
+    for (size_t k = 0; k < bytes.size(); to += padded(bytes[k++]))
+      copies_.push_back(reinterpret_cast<T*>(to));
+    for (int d = 0; d < directions; ++d, to += packed) forward_.push_back(reinterpret_cast<T*>(to));
+    renew(arrays);
+  }
+
+  // Other weights of the same layer, while nobody uses these.
+  void renew(const std::vector<const void*>& arrays) {
+    for (size_t k = 0; k < bytes_.size(); ++k) std::memcpy(copies_[k], arrays[k], bytes_[k]);
+    for (int d = 0; d < directions_; ++d) layer_.kernels->pack_forward(weights(d), forward_[size_t(d)]);
+    packed_backward_ = false;
   }
 
   // Whether these hold the same bits.
@@ -57,20 +60,22 @@ class HeldWeights {
   const SizedLayer<T>& layer() const { return layer_; }
   int directions() const { return directions_; }
   const std::vector<int>& slots() const { return slots_; }
-  const std::vector<const T*>& copies() const { return copies_; }
+  const std::vector<T*>& copies() const { return copies_; }
   // What is packed, for each direction.
-  const std::vector<const T*>& forward() const { return forward_; }
+  const std::vector<T*>& forward() const { return forward_; }
   // Packed when first asked for, by whichever thread that is.
-  const std::vector<const T*>& backward() {
-    std::call_once(packed_backward_, [this] {
+  const std::vector<T*>& backward() {
+    const std::lock_guard<std::mutex> lock(packing_);
+    if (!packed_backward_) {
       const size_t packed = padded(size_t(layer_.backward_size()) * sizeof(T));
-      memory_backward_ = allocate(size_t(directions_) * packed);
-      char* to = memory_backward_.get();
-      for (int d = 0; d < directions_; ++d, to += packed) {
-        layer_.kernels->pack_backward(weights(d), reinterpret_cast<T*>(to));
-        backward_.push_back(reinterpret_cast<const T*>(to));
+      if (backward_.empty()) {
+        memory_backward_ = allocate(size_t(directions_) * packed);
+        for (int d = 0; d < directions_; ++d)
+          backward_.push_back(reinterpret_cast<T*>(memory_backward_.get() + size_t(d) * packed));
       }
-    });
+      for (int d = 0; d < directions_; ++d) layer_.kernels->pack_backward(weights(d), backward_[size_t(d)]);
+      packed_backward_ = true;
+    }
     return backward_;
   }
 
@@ -100,8 +105,9 @@ class HeldWeights {
   const std::vector<int> slots_;
   const int directions_;
   Memory memory_, memory_backward_;
-  std::vector<const T*> copies_, forward_, backward_;
-  std::once_flag packed_backward_;
+  std::vector<T*> copies_, forward_, backward_;
+  std::mutex packing_;
+  bool packed_backward_ = false;
 };
 
 }  // namespace timelike

@@ -210,7 +210,7 @@ class HeldByAddress : public timelike::HeldWeights<T> {
     for (const Address address : given) found.push_back(at<const void>(address));
     return found;
   }
-  static std::vector<Address> addresses(const std::vector<const T*>& given) {
+  static std::vector<Address> addresses(const std::vector<T*>& given) {
     std::vector<Address> found;
     for (const T* const pointer : given) found.push_back(reinterpret_cast<Address>(pointer));
     return found;
@@ -273,7 +273,7 @@ template <class T>
 void run_forward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t n_rows, int64_t n_steps,
                  const HeldByAddress<T>& held, nb::handle x, int64_t ldx, nb::handle h0, nb::handle c0,
                  nb::handle y, nb::handle hT, nb::handle cT, nb::handle tape, int threads) {
-  const std::vector<const T*>& packed = held.forward();
+  const std::vector<T*>& packed = held.forward();
   const TensorCalls<T> calls(layer, rows, n_rows, n_steps, !cT.is_none(), int(packed.size()));
   const Address at_x = address_of(x), at_h0 = address_of(h0), at_c0 = address_of(c0), at_y = address_of(y),
                 at_hT = address_of(hT), at_cT = address_of(cT), at_tape = address_of(tape);
@@ -302,7 +302,7 @@ void run_backward(const BoundLayer<T>& layer, const RowsArgument& rows, int64_t 
                 at_dcT = address_of(dcT), at_dx = address_of(dx), at_dh0 = address_of(dh0),
                 at_dc0 = address_of(dc0), at_record = address_of(record);
   const nb::gil_scoped_release released;
-  const std::vector<const T*>& packed = held.backward();
+  const std::vector<T*>& packed = held.backward();
   for (int k = 0; k < directions; ++k)
     calls.backward(k, packed[size_t(k)], at_x, ldx, at_h0, at_c0, at_y, at_tape, at_dy, lddy, at_dhT, at_dcT,
                    at_dx, d.data() + k * timelike::kParameters, at_dh0, at_dc0, at_record, threads);

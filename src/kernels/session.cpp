@@ -126,12 +126,13 @@ class Lease {
   std::unique_ptr<Scratch> scratch_;
 };
 
-// The shapes of what a layer has for weights, in the order of kParameters.
+// The shape of a weight of a layer, by its place among kParameters.
 template <class T>
-std::vector<Shape> parameter_shapes(const SizedLayer<T>& layer) {
+Shape parameter_shape(const SizedLayer<T>& layer, size_t place) {
   const int64_t rows = layer.kernels->gates * layer.H;
-  return {{2, {rows, layer.D}}, {2, {rows, layer.R}}, {1, {rows}},
-          {1, {rows}},          {1, {3 * layer.H}},   {2, {layer.R, layer.H}}};
+  const Shape shapes[kParameters] = {{2, {rows, layer.D}}, {2, {rows, layer.R}}, {1, {rows}},
+                                     {1, {rows}},          {1, {3 * layer.H}},   {2, {layer.R, layer.H}}};
+  return shapes[place];
 }
 
 template <class T>
@@ -154,40 +155,50 @@ class Session {
   std::shared_ptr<StackWeights<T>> weights() const { return weights_; }
 
   void update(nb::dict weights) {
+    const size_t n = size_t(stack_.directions()) * kParameters;
+    std::vector<Input<T>> inputs(size_t(stack_.layers()) * n);
+    std::vector<std::vector<const void*>> arrays(size_t(stack_.layers()));
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      const nb::handle name = PyList_GET_ITEM(names_.ptr(), Py_ssize_t(k));
+      if (name.is_none()) continue;
+      const nb::handle given = PyDict_GetItemWithError(weights.ptr(), name.ptr());
+      if (!given.is_valid()) value_error(text(name) + ": missing");
+      inputs[k].open(text(name).c_str(), given,
+                     parameter_shape(stack_.layer(int64_t(k / n)), k % kParameters));
+      arrays[k / n].push_back(inputs[k].data());
+    }
+    for (const auto& unused : all_weights_)
+      if (unused.use_count() == 1) {
+        for (size_t l = 0; l < arrays.size(); ++l) (*unused)[l]->renew(arrays[l]);
+        weights_ = unused;
+        return;
+      }
     const auto held = std::make_shared<StackWeights<T>>();
-    for (int64_t l = 0; l < stack_.layers(); ++l) {
-      const std::vector<Shape> shapes = parameter_shapes(stack_.layer(l));
-      std::vector<Input<T>> inputs(size_t(stack_.directions()) * kParameters);
-      std::vector<const void*> arrays;
+    for (size_t l = 0; l < arrays.size(); ++l) {
       std::vector<size_t> bytes;
       std::vector<int> slots;
-      for (size_t k = 0; k < inputs.size(); ++k) {
-        const nb::handle name = name_of(l, k);
-        const bool there = !name.is_none();
-        if (k < kParameters) slots.push_back(there ? int(arrays.size()) : -1);
-        if (!there) continue;
-        const nb::handle given = PyDict_GetItemWithError(weights.ptr(), name.ptr());
-        if (!given.is_valid()) value_error(text(name) + ": missing");
-        inputs[k].open(text(name).c_str(), given, shapes[k % kParameters]);
-        arrays.push_back(inputs[k].data());
-        bytes.push_back(size_t(inputs[k].buffer.count()) * sizeof(T));
+      for (size_t k = 0; k < n; ++k) {
+        const Input<T>& input = inputs[l * n + k];
+        const bool there = !name_of(int64_t(l), k).is_none();
+        if (k < kParameters) slots.push_back(there ? int(bytes.size()) : -1);
+        if (there) bytes.push_back(size_t(input.buffer.count()) * sizeof(T));
       }
-      held->push_back(
-          std::make_unique<HeldWeights<T>>(stack_.layer(l), arrays, bytes, slots, int(stack_.directions())));
+      held->push_back(std::make_unique<HeldWeights<T>>(stack_.layer(int64_t(l)), arrays[l], bytes, slots,
+                                                       int(stack_.directions())));
     }
     weights_ = held;
+    if (all_weights_.size() < kMostWeights) all_weights_.push_back(held);
   }
 
   // Copies of the weights, by their names.
   nb::dict copies() const {
     nb::dict found;
     for (int64_t l = 0; l < stack_.layers(); ++l) {
-      const std::vector<Shape> shapes = parameter_shapes(stack_.layer(l));
       const T* const* next = (*weights_)[size_t(l)]->copies().data();
       for (size_t k = 0; k < size_t(stack_.directions()) * kParameters; ++k) {
         if (name_of(l, k).is_none()) continue;
         Buffer<T> memory;
-        const nb::object array = new_array<T>(shapes[k % kParameters]);
+        const nb::object array = new_array<T>(parameter_shape(stack_.layer(l), k % kParameters));
         memory.open(array, true);
         std::copy_n(*next++, memory.count(), memory.data());
         found[name_of(l, k)] = array;
@@ -230,6 +241,9 @@ class Session {
   Stack<T> stack_;
   Widths widths_;
   std::shared_ptr<StackWeights<T>> weights_;
+  // These and those of the step before, whose memory is for the next: a pullback holds some for a while.
+  static constexpr size_t kMostWeights = 2;
+  std::vector<std::shared_ptr<StackWeights<T>>> all_weights_;
   Idle idle_{16}, tapes_{1};  // of runs at the same time; tapes are large
   Spares<T> spares_;
 
@@ -299,13 +313,12 @@ class Pullback {
                         {}};
     nb::list parameters;
     for (int64_t l = 0; l < stack().layers(); ++l) {
-      const std::vector<Shape> shapes = parameter_shapes(stack().layer(l));
       for (size_t k = 0; k < size_t(stack().directions()) * kParameters; ++k) {
         if (owner_.name_of(l, k).is_none()) {
           d.parameters.push_back(nullptr);
           continue;
         }
-        const Output<T> gradient(owner_.spares_, shapes[k % kParameters]);
+        const Output<T> gradient(owner_.spares_, parameter_shape(stack().layer(l), k % kParameters));
         d.parameters.push_back(gradient.data());
         parameters.append(gradient.array);
       }

@@ -129,7 +129,7 @@ class Stack {
     for (int64_t l = layers() - 1; l >= 0; --l) {
       const LayerTape<T>& kept = tape[size_t(l)];
       const SizedLayer<T>& sized = layer(l);
-      const std::vector<const T*>& packed = weights[size_t(l)]->backward();
+      const std::vector<T*>& packed = weights[size_t(l)]->backward();
       f.D = sized.D, f.H = sized.H, f.R = sized.R;
       f.x = l ? tape[size_t(l - 1)].y : batch.x, f.ldx = l ? outputs() : batch.ldx;
       f.ldhidden = outputs();
