@@ -179,6 +179,23 @@ def test_what_is_not_given_counts_as_zero_and_what_is_not_wanted_is_not_there(ce
     assert session.vjp(x)[1](dy).state is None
 
 
+def test_gradients_go_where_one_says():
+    session, x = session_of(layers=2, bidirectional=True), normal(7, 3, 5)
+    (y, _), pullback = session.vjp(x)
+    dy = normal(*y.shape, seed=2)
+    expected = pullback(dy)
+    out = {name: np.full_like(gradient, np.nan) for name, gradient in expected.weights.items()}
+    own = {name: id(array) for name, array in out.items()}
+    got = pullback(dy, out=out)
+    assert {name: id(array) for name, array in got.weights.items()} == own
+    assert_same_gradients(got, expected)
+    some = {name: np.full_like(array, np.nan) for name, array in out.items() if "bias_ih" not in name}
+    got = pullback(dy, out=some)
+    assert got.weights.keys() == some.keys()
+    for name, gradient in got.weights.items():
+        assert_same_bits(gradient, expected.weights[name])
+
+
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_change_no_bit(threads):
     session, x = session_of("lstm", 20, 33, layers=2), normal(9, 150, 20)
@@ -326,6 +343,32 @@ def test_wrong_gradients(gradients, error, message):
     with pytest.raises(error) as raised:
         pullback(*gradients)
     assert str(raised.value) == message
+
+
+def test_wrong_places_for_gradients():
+    session = session_of()
+    (y, _), pullback = session.vjp(X)
+    right = {name: np.empty_like(g) for name, g in pullback(y).weights.items()}
+    for name, wrong, error, message in [
+        ("weight_hh_l0", None, ValueError, "out: weight_hh_l0 is missing; only biases may be"),
+        ("bias_ih_l0", np.empty(35, "f"), ValueError, "bias_ih_l0 of out: shape (35,), expected (36,)"),
+        (
+            "weight_ih_l0",
+            np.empty((36, 5)),
+            TypeError,
+            "weight_ih_l0 of out: ndarray of float64, expected a NumPy array of float32",
+        ),
+        (
+            "weight_ih_l0",
+            np.empty((36, 6), "f")[:, :5],
+            ValueError,
+            "weight_ih_l0 of out: must be contiguous, since it is written to",
+        ),
+    ]:
+        given = {key: array for key, array in (right | {name: wrong}).items() if array is not None}
+        with pytest.raises(error) as raised:
+            pullback(y, out=given)
+        assert str(raised.value) == message
 
 
 def test_wrong_input():

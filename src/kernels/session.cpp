@@ -289,8 +289,9 @@ class Pullback {
     return nb::make_tuple(y_.array, last.python());
   }
 
-  // Gradients by x and by the state, or None, and a list of those by the weights.
-  nb::object back(nb::handle dy_, nb::handle dstate, bool wrt_input, int threads) {
+  // Gradients by x and by the state, or None, and a dictionary of those by the weights: new ones, or the
+  // caller's, in which names of biases may be missing.
+  nb::object back(nb::handle dy_, nb::handle dstate, bool wrt_input, nb::handle out, int threads) {
     const int64_t B = at_.rows.count;
     Input<T> dy;
     if (!dy_.is_none()) {
@@ -311,16 +312,26 @@ class Pullback {
                         d_first ? d_first->h.data() : nullptr,
                         d_first ? d_first->cells() : nullptr,
                         {}};
-    nb::list parameters;
+    nb::dict parameters;
     for (int64_t l = 0; l < stack().layers(); ++l) {
       for (size_t k = 0; k < size_t(stack().directions()) * kParameters; ++k) {
-        if (owner_.name_of(l, k).is_none()) {
+        const nb::handle name = owner_.name_of(l, k);
+        const Shape shape = parameter_shape(stack().layer(l), k % kParameters);
+        if (name.is_none()) {
           d.parameters.push_back(nullptr);
-          continue;
+        } else if (out.is_none()) {
+          const Output<T> gradient(owner_.spares_, shape);
+          d.parameters.push_back(gradient.data());
+          parameters[name] = gradient.array;
+        } else if (const nb::handle given = PyDict_GetItemWithError(out.ptr(), name.ptr());
+                   given.is_valid()) {
+          d.parameters.push_back(Output<T>((text(name) + " of out").c_str(), given, shape).data());
+          parameters[name] = given;
+        } else if (k % kParameters == 2 || k % kParameters == 3) {
+          d.parameters.push_back(nullptr);
+        } else {
+          value_error("out: " + text(name) + " is missing; only biases may be");
         }
-        const Output<T> gradient(owner_.spares_, parameter_shape(stack().layer(l), k % kParameters));
-        d.parameters.push_back(gradient.data());
-        parameters.append(gradient.array);
       }
     }
     {
@@ -448,7 +459,8 @@ void bind(nb::module_& m, const char* session, const char* pullback, const char*
           "stream", [](nb::object self, int64_t B) { return new Stream<T>(self, B); },
           nb::rv_policy::take_ownership);
   nb::class_<Pullback<T>>(m, pullback)
-      .def("back", &Pullback<T>::back, nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
+      .def("back", &Pullback<T>::back, nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg().none(),
+           nb::arg());
   nb::class_<Stream<T>>(m, stream)
       .def("step", &Stream<T>::step, nb::arg().none(), nb::arg().none(), nb::arg())
       .def("reset", &Stream<T>::reset, nb::arg().none())

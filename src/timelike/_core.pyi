@@ -51,8 +51,8 @@ class Session:
 
 class Pullback:
     def back(
-        self, dy: Any, dstate: Any, wrt_input: bool, threads: int, /
-    ) -> tuple[Any, Any, list[npt.NDArray[Any]]]: ...
+        self, dy: Any, dstate: Any, wrt_input: bool, out: dict[str, Any] | None, threads: int, /
+    ) -> tuple[Any, Any, dict[str, npt.NDArray[Any]]]: ...
 
 class Stream:
     def step(self, x: Any, out: Any, threads: int, /) -> npt.NDArray[Any]: ...

@@ -11,16 +11,13 @@ Sizes: `B` sequences, `N` rows, `D` inputs, `H` units, `K` directions, `C` class
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from timelike import autograd, layercalls
+from timelike import runtime
 from timelike.batches import Batch
-from timelike.kernels import Rows
-from timelike.layerweights import LayerWeights
-from timelike.layouts import Expected, batch_of
+from timelike.cells import CELLS
 from timelike.losses import Loss, cross_entropy
 from timelike.network import ACTIVATIONS, Network, pool
 from timelike.nn import GRU, LSTM, RNN, Ragged
@@ -111,12 +108,8 @@ class Chain:
     def __call__(self, batch: Batch) -> Tensor:
         """Give the loss of a batch, the network being in training, and put the gradients in their places."""
         (x, offsets), config, final = batch.rows, self._config, None
-        rows = None
         for index, layer in enumerate(self._recurrent):
-            x, noise = _dropped(x, config.dropout if index else 0.0)
-            if rows is None:
-                rows, x = layer.read(Ragged(x, offsets))
-            x, final = layer.forward(rows, x, noise)
+            x, final = layer.forward(x, offsets, config.dropout if index else 0.0)
         states = x
         if not self._per_step:
             x = pool(Ragged(x, offsets), final, config.pooling, config.steps)
@@ -189,48 +182,40 @@ def _is_watched(module: nn.Module) -> bool:
     )
 
 
-class _Walk(NamedTuple):
-    """A recurrent layer's way forward."""
-
-    held: LayerWeights
-    rows: Rows
-    x: Tensor  # [N, D]
-    noise: Tensor | None  # that x was multiplied with
-    y: Tensor  # [N, K H]
-    tape: Tensor | None
-
-
 class _Recurrent:
     """A recurrent layer in the chain."""
 
     def __init__(self, layer: Recurrent, places: Iterator[Tensor]) -> None:
-        self._expected = Expected(type(layer).__name__, layer.input_size, next(layer.parameters()).dtype)
-        self._held, self._weights = layer.packed()
-        self._places = [next(places) if w.requires_grad else None for w in self._weights]
-        self._walk: _Walk
+        self._weights = dict(layer.named_parameters())
+        self._gradients = {name: next(places).numpy() for name, w in self._weights.items() if w.requires_grad}
+        self._session = runtime.Recurrent.from_module(layer)
+        self._has_cell_state = CELLS[self._session.cell].has_cell_state
+        self._pullback: runtime.Pullback
+        self._noise: Tensor | None
 
-    def read(self, batch: Ragged) -> tuple[Rows, Tensor]:
-        """Check a batch, and give where its rows are."""
-        read = batch_of(batch, self._expected, batch_first=False)
-        x, _, _ = autograd.checked(self._held, read.rows, read.x, None, None)
-        return read.rows, x
-
-    def forward(self, rows: Rows, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, offsets: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         """Give hidden states [N, K H], and the last ones [K, B, H]."""
-        self._held = self._held.renewed(self._weights)  # they change with every step
-        y, hT, _, tape = layercalls.forward(self._held, rows, x, None, None, keep=True)
-        self._walk = _Walk(self._held, rows, x, noise, y, tape)
-        return y, hT
+        self._session.update(self._weights)  # they change with every step
+        x, self._noise = _dropped(x, dropout)
+        (y, state), self._pullback = self._session.vjp(x.numpy(), offsets=offsets.numpy())
+        h = state[0] if self._has_cell_state else state
+        return torch.from_numpy(y), torch.from_numpy(h)
 
     def backward(self, dy: Tensor | None, dhT: Tensor | None, *, wanted: bool) -> Tensor | None:
         """Put the gradients of the weights in their places, and give dx if it is wanted."""
-        held, rows, x, noise, y, tape = self._walk
-        del self._walk  # so that its memory can be lent again
-        needs = (wanted, False, False, *[True] * len(self._weights))
-        dx = layercalls.backward(
-            held, rows, needs, dy, dhT, None, y, tape, x, None, None, *self._weights, places=self._places
-        )[0]
-        return dx if dx is None or noise is None else dx * noise
+        pullback, noise = self._pullback, self._noise
+        del self._pullback, self._noise  # so that their memory can be lent again
+        dh = None if dhT is None else dhT.numpy()
+        gradients = pullback(
+            None if dy is None else dy.numpy(),
+            (dh, None) if self._has_cell_state else dh,
+            wrt_input=wanted,
+            out=self._gradients,
+        )
+        if gradients.x is None:
+            return None
+        dx = torch.from_numpy(gradients.x)
+        return dx if noise is None else dx * noise
 
 
 class _Dense:

@@ -84,11 +84,9 @@ def backward(
     c0: Tensor | None,
     *weights: Tensor,
     record: Tensor | None = None,
-    places: list[Tensor | None] | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``x, h0, c0, *weights``, of those that `needs` names.
 
-    Those of the weights are put into `places`, if these are given; None there for a bias that needs none.
     A `record` gets, per direction, those of the gates before their activation [N, G H], of the hidden states
     [N, R] and, where there are any, of the cell states [N, H].
     """
@@ -104,7 +102,7 @@ def backward(
         None if dhT is None else plain(dhT),
         None if dcT is None else plain(dcT),
     )
-    d_weights = gradients(weights, needs[3:], w) if places is None else places
+    d_weights = gradients(weights, needs[3:], w)
     w.native.run_backward(
         rows.native, rows.n_rows, len(rows.step), held.native, w.has_cell_state, x, row_distance(x), h0, c0,
         y, tape, dy, 0 if dy is None else row_distance(dy), dhT, dcT, dx, d_weights, dh0, dc0,

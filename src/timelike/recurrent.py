@@ -279,11 +279,6 @@ class Recurrent(nn.Module):
             )
         return weights  # type: ignore[no-any-return]
 
-    def packed(self, layer: int = 0) -> tuple[LayerWeights, list[Tensor]]:
-        """Weights of a layer as the kernels read them, and as they are."""
-        weights = self._weights()[layer]
-        return self._hold(layer, weights), weights
-
     def _hold(self, layer: int, weights: Sequence[Tensor]) -> LayerWeights:
         """Pack the weights of a layer, unless they are those packed last."""
         held = self._held[layer]

@@ -289,7 +289,7 @@ class Recurrent:
         {'weight_ih_l0': 1.0, 'weight_hh_l0': 1.0}
         """
         outputs, native = self._native.vjp(x, offsets, lengths, state, threads or self._n_threads())
-        return outputs, Pullback(native, self._names, threads or self._n_threads())
+        return outputs, Pullback(native, threads or self._n_threads())
 
     def update(self, weights: Mapping[str, Any]) -> None:
         """Take other weights of the same layers.
@@ -369,12 +369,19 @@ class Gradients(NamedTuple):
 class Pullback:
     """The way back of one run of a session; made by `Recurrent.vjp`. It may be taken any number of times."""
 
-    __slots__ = ("_names", "_native", "_threads")
+    __slots__ = ("_native", "_threads")
 
-    def __init__(self, native: Any, names: list[str], threads: int) -> None:
-        self._native, self._names, self._threads = native, names, threads
+    def __init__(self, native: Any, threads: int) -> None:
+        self._native, self._threads = native, threads
 
-    def __call__(self, dy: Array | None = None, dstate: State = None, *, wrt_input: bool = True) -> Gradients:
+    def __call__(
+        self,
+        dy: Array | None = None,
+        dstate: State = None,
+        *,
+        wrt_input: bool = True,
+        out: dict[str, Array] | None = None,
+    ) -> Gradients:
         """Backpropagation through time.
 
         Parameters
@@ -385,14 +392,15 @@ class Pullback:
             Gradient by the last state, shaped like it; by default zeros. Of (h, c) each may be None.
         wrt_input : bool
             Whether the gradient by the inputs is wanted.
+        out : dict of str to ndarray, optional
+            Get the gradients by the weights of these names; contiguous. Biases may be left out.
 
         Raises
         ------
         TypeError, ValueError
             For an array of another type or shape than what it belongs to, or if none is given.
         """
-        x, state, weights = self._native.back(dy, dstate, wrt_input, self._threads)
-        return Gradients(x, state, dict(zip(self._names, weights, strict=True)))
+        return Gradients(*self._native.back(dy, dstate, wrt_input, out, self._threads))
 
 
 class Stream:
