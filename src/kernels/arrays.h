@@ -79,21 +79,6 @@ nb::object new_array(const Shape& shape) {
   return nb::steal(made);
 }
 
-// The same for a large one: it starts at a cache line, so that no register load of a row crosses two.
-template <class T>
-nb::object new_aligned_array(const Shape& shape) {
-  constexpr int64_t kLine = 64;
-  int64_t bytes = int64_t(sizeof(T));
-  for (int k = 0; k < shape.axes; ++k) bytes *= shape.size[k];
-  const nb::module_ numpy = nb::module_::import_("numpy");
-  const nb::object memory = numpy.attr("empty")(bytes + kLine, "uint8");
-  Py_buffer view;
-  if (PyObject_GetBuffer(memory.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
-  const int64_t offset = -int64_t(reinterpret_cast<uintptr_t>(view.buf)) & (kLine - 1);
-  PyBuffer_Release(&view);
-  return numpy.attr("ndarray")(size_tuple(shape), Numbers<T>::name, memory, offset);
-}
-
 // The memory of an array, held as long as this lives.
 template <class T>
 class Buffer {
@@ -142,13 +127,15 @@ class Buffer {
     if (last < 0 || reinterpret_cast<uintptr_t>(view_.buf) % sizeof(T) ||
         (view_.shape[last] > 1 && view_.strides[last] != sizeof(T)))
       return false;
-    int64_t expected = 0;  // in bytes
+    bool found = false;
+    int64_t expected = 0;  // in bytes; may be zero, of a row that is broadcast
     for (int k = last - 1; k >= 0; --k) {
       if (view_.shape[k] == 1) continue;
-      if (expected == 0) {
+      if (!found) {
         if (view_.strides[k] % int64_t(sizeof(T))) return false;
         expected = view_.strides[k];
         distance = expected / int64_t(sizeof(T));
+        found = true;
       }
       if (view_.strides[k] != expected) return false;
       expected *= view_.shape[k];
@@ -226,9 +213,74 @@ class Input {
   }
 };
 
-// Arrays that were handed out and that nobody holds any more, to be handed out again: making a small one
-// takes 0.3 us, and a step of a small layer no more; the pages of a large one have to be asked for one by
-// one. Whoever shares its memory holds the array itself.
+// Small arrays that were handed out and that nobody holds any more, to be handed out again: making one takes
+// 0.3 us, and a step of a small layer no more. Whoever shares its memory holds the array itself.
+template <class T>
+class SpareArrays {
+ public:
+  nb::object take(const Shape& shape, Buffer<T>& memory) {
+    Slot* unused = nullptr;
+    for (Slot& slot : slots_) {
+      if (slot.array.is_valid() && Py_REFCNT(slot.array.ptr()) > 1) continue;
+      if (slot.array.is_valid() && slot.shape == shape) {
+        const nb::object array = slot.array;
+        // Its holders may have made it read-only, or something else than it was.
+        if (memory.open(array, true) && memory.has(shape) && memory.contiguous()) return array;
+      }
+      unused = &slot;
+    }
+    if (!unused) unused = &slots_[oldest_++ % kSlots];
+    const nb::object array = new_array<T>(shape);
+    memory.open(array, true);
+    *unused = {shape, array};
+    return array;
+  }
+
+ private:
+  static constexpr unsigned kSlots = 8;  // the results of two calls, and some
+  struct Slot {
+    Shape shape;
+    nb::object array;
+  };
+  Slot slots_[kSlots] = {};
+  unsigned oldest_ = 0;
+};
+
+// Memory of large arrays, for others once nobody holds them: its pages have to be asked of the system one by
+// one. It starts at a cache line, so that no register crosses two. Arrays are views of it, and so are theirs.
+class SpareMemory {
+ public:
+  // A view of so many bytes for an array of this type and shape.
+  nb::object take(const Shape& shape, const char* dtype, int64_t bytes) {
+    Slot* unused = nullptr;
+    for (Slot& slot : slots_) {
+      if (slot.memory.is_valid() && Py_REFCNT(slot.memory.ptr()) > 1) continue;
+      unused = &slot;
+      if (slot.memory.is_valid() && bytes <= slot.bytes && slot.bytes <= kWaste * bytes) break;
+      slot.memory.reset();  // too small or too large: given back
+    }
+    if (!unused) unused = &slots_[oldest_++ % kSlots];
+    const nb::module_ numpy = nb::module_::import_("numpy");
+    if (!unused->memory.is_valid() || Py_REFCNT(unused->memory.ptr()) > 1)
+      *unused = {numpy.attr("empty")(bytes + kLine, "uint8"), bytes};
+    Py_buffer view;
+    if (PyObject_GetBuffer(unused->memory.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
+    const int64_t offset = -int64_t(reinterpret_cast<uintptr_t>(view.buf)) & (kLine - 1);
+    PyBuffer_Release(&view);
+    return numpy.attr("ndarray")(size_tuple(shape), dtype, unused->memory, offset);
+  }
+
+ private:
+  static constexpr unsigned kSlots = 4;  // y, dx, dW and dU
+  static constexpr int64_t kLine = 64, kWaste = 4;
+  struct Slot {
+    nb::object memory;
+    int64_t bytes;
+  };
+  Slot slots_[kSlots] = {};
+  unsigned oldest_ = 0;
+};
+
 template <class T>
 class Spares {
  public:
@@ -236,45 +288,16 @@ class Spares {
   nb::object take(const Shape& shape, Buffer<T>& memory) {
     int64_t count = 1;
     for (int k = 0; k < shape.axes; ++k) count *= shape.size[k];
-    return count <= kSmall ? small_.take(shape, memory, new_array<T>)
-                           : large_.take(shape, memory, new_aligned_array<T>);
+    if (count <= kSmall) return small_.take(shape, memory);
+    const nb::object array = large_.take(shape, Numbers<T>::name, count * int64_t(sizeof(T)));
+    memory.open(array, true);
+    return array;
   }
 
  private:
   static constexpr int64_t kSmall = 16384;  // numbers
-
-  template <unsigned kSlots>
-  class Slots {
-   public:
-    nb::object take(const Shape& shape, Buffer<T>& memory, nb::object (*make)(const Shape&)) {
-      Slot* unused = nullptr;
-      for (Slot& slot : slots_) {
-        if (slot.array.is_valid() && Py_REFCNT(slot.array.ptr()) > 1) continue;
-        if (slot.array.is_valid() && slot.shape == shape) {
-          const nb::object array = slot.array;
-          // Its holders may have made it read-only, or something else than it was.
-          if (memory.open(array, true) && memory.has(shape) && memory.contiguous()) return array;
-        }
-        unused = &slot;
-      }
-      if (!unused) unused = &slots_[oldest_++ % kSlots];
-      unused->array.reset();  // before the new one is there: there may not be room for both
-      const nb::object array = make(shape);
-      memory.open(array, true);
-      *unused = {shape, array};
-      return array;
-    }
-
-   private:
-    struct Slot {
-      Shape shape;
-      nb::object array;
-    };
-    Slot slots_[kSlots] = {};
-    unsigned oldest_ = 0;
-  };
-  Slots<8> small_;  // the results of two calls, and some
-  Slots<4> large_;  // y, dx, dW and dU
+  SpareArrays<T> small_;
+  SpareMemory large_;
 };
 
 // An array that is written: the caller's, or one of ours where None is given.

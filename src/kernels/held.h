@@ -57,7 +57,6 @@ class HeldWeights {
       if (std::memcmp(arrays[k], copies_[k], bytes_[k])) return false;
     return true;
   }
-  const SizedLayer<T>& layer() const { return layer_; }
   int directions() const { return directions_; }
   const std::vector<int>& slots() const { return slots_; }
   const std::vector<T*>& copies() const { return copies_; }

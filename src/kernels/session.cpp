@@ -145,6 +145,13 @@ class Session {
       : names_(names),
         stack_(sized_layers(layer_of<T>(instruction_set, cell), sizes), directions, cell_state),
         widths_{stack_.inputs(), stack_.outputs(), batch_first} {
+    const size_t in_a_layer = size_t(directions) * kParameters;
+    for (size_t k = 0; k < nb::len(names); ++k) {
+      const nb::handle name = PyList_GET_ITEM(names.ptr(), Py_ssize_t(k));
+      const size_t layer = k / in_a_layer, place = k % kParameters;
+      if (!name.is_none())
+        parameters_.push_back({name, layer, k, place, parameter_shape(stack_.layer(int64_t(layer)), place)});
+    }
     update(weights);
   }
 
@@ -155,17 +162,14 @@ class Session {
   std::shared_ptr<StackWeights<T>> weights() const { return weights_; }
 
   void update(nb::dict weights) {
-    const size_t n = size_t(stack_.directions()) * kParameters;
-    std::vector<Input<T>> inputs(size_t(stack_.layers()) * n);
+    std::vector<Input<T>> inputs(parameters_.size());
     std::vector<std::vector<const void*>> arrays(size_t(stack_.layers()));
     for (size_t k = 0; k < inputs.size(); ++k) {
-      const nb::handle name = PyList_GET_ITEM(names_.ptr(), Py_ssize_t(k));
-      if (name.is_none()) continue;
-      const nb::handle given = PyDict_GetItemWithError(weights.ptr(), name.ptr());
-      if (!given.is_valid()) value_error(text(name) + ": missing");
-      inputs[k].open(text(name).c_str(), given,
-                     parameter_shape(stack_.layer(int64_t(k / n)), k % kParameters));
-      arrays[k / n].push_back(inputs[k].data());
+      const Parameter& p = parameters_[k];
+      const nb::handle given = PyDict_GetItemWithError(weights.ptr(), p.name.ptr());
+      if (!given.is_valid()) value_error(text(p.name) + ": missing");
+      inputs[k].open(text(p.name).c_str(), given, p.shape);
+      arrays[p.layer].push_back(inputs[k].data());
     }
     for (const auto& unused : all_weights_)
       if (unused.use_count() == 1) {
@@ -176,12 +180,12 @@ class Session {
     const auto held = std::make_shared<StackWeights<T>>();
     for (size_t l = 0; l < arrays.size(); ++l) {
       std::vector<size_t> bytes;
-      std::vector<int> slots;
-      for (size_t k = 0; k < n; ++k) {
-        const Input<T>& input = inputs[l * n + k];
-        const bool there = !name_of(int64_t(l), k).is_none();
-        if (k < kParameters) slots.push_back(there ? int(bytes.size()) : -1);
-        if (there) bytes.push_back(size_t(input.buffer.count()) * sizeof(T));
+      std::vector<int> slots(kParameters, -1);
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        const Parameter& p = parameters_[k];
+        if (p.layer != l) continue;
+        if (slots[p.place] < 0) slots[p.place] = int(bytes.size());
+        bytes.push_back(size_t(inputs[k].buffer.count()) * sizeof(T));
       }
       held->push_back(std::make_unique<HeldWeights<T>>(stack_.layer(int64_t(l)), arrays[l], bytes, slots,
                                                        int(stack_.directions())));
@@ -192,17 +196,15 @@ class Session {
 
   // Copies of the weights, by their names.
   nb::dict copies() const {
+    const std::shared_ptr<StackWeights<T>> weights = weights_;
+    std::vector<size_t> next(weights->size());
     nb::dict found;
-    for (int64_t l = 0; l < stack_.layers(); ++l) {
-      const T* const* next = (*weights_)[size_t(l)]->copies().data();
-      for (size_t k = 0; k < size_t(stack_.directions()) * kParameters; ++k) {
-        if (name_of(l, k).is_none()) continue;
-        Buffer<T> memory;
-        const nb::object array = new_array<T>(parameter_shape(stack_.layer(l), k % kParameters));
-        memory.open(array, true);
-        std::copy_n(*next++, memory.count(), memory.data());
-        found[name_of(l, k)] = array;
-      }
+    for (const Parameter& p : parameters_) {
+      Buffer<T> memory;
+      const nb::object array = new_array<T>(p.shape);
+      memory.open(array, true);
+      std::copy_n((*weights)[p.layer]->copies()[next[p.layer]++], memory.count(), memory.data());
+      found[p.name] = array;
     }
     return found;
   }
@@ -226,9 +228,9 @@ class Session {
     const NewStates<T> last(stack_, spares_, at.rows.count, at.alone);
     {
       const std::shared_ptr<StackWeights<T>> weights = weights_;
-      const Released released(at.steps * stack_.weights());
-      stack_.run(*weights, batch_of(at, x, first), {y ? y->data() : nullptr, last.h.data(), last.cells()},
-                 threads, scratch->workspace);
+      const Released released(at.steps * stack_.multiply_adds());
+      stack_.run(*weights, {at.rows, at.N, at.padded, x.data(), x.distance, first.h.data(), first.c.data()},
+                 {y ? y->data() : nullptr, last.h.data(), last.cells()}, threads, scratch->workspace);
     }
     return y ? nb::object(nb::make_tuple(y->array, last.python())) : last.python();
   }
@@ -237,7 +239,14 @@ class Session {
   template <class>
   friend class Pullback;
 
+  struct Parameter {
+    nb::handle name;
+    size_t layer, slot, place;  // slot: among those of all layers and directions; place: among kParameters
+    Shape shape;
+  };
+
   nb::list names_;
+  std::vector<Parameter> parameters_;
   Stack<T> stack_;
   Widths widths_;
   std::shared_ptr<StackWeights<T>> weights_;
@@ -253,13 +262,6 @@ class Session {
       found.push_back({&kernels, nb::cast<int64_t>(s[0]), nb::cast<int64_t>(s[1]), nb::cast<int64_t>(s[2])});
     return found;
   }
-  nb::handle name_of(int64_t layer, size_t k) const {
-    return PyList_GET_ITEM(names_.ptr(),
-                           Py_ssize_t(layer * stack_.directions() * kParameters) + Py_ssize_t(k));
-  }
-  static StackBatch<T> batch_of(const BatchLayout& at, const Input<T>& x, const GivenStates<T>& first) {
-    return {at.rows, at.N, at.padded, x.data(), x.distance, first.h.data(), first.c.data()};
-  }
 };
 
 // One run of a session, kept for the way back: its inputs and outputs, which nobody is to change, and a tape.
@@ -273,8 +275,13 @@ class Pullback {
         memory_(owner_.tapes_),
         x_("x", x),
         at_(read_batch(x_.buffer, offsets, lengths, owner_.widths_, memory_->places)),
-        first_(stack(), "state", state, at_.rows.count, at_.alone),
-        y_(owner_.spares_, at_.y) {}
+        y_(owner_.spares_, at_.y) {
+    // A copy: the caller may carry the state on in the same memory.
+    const GivenStates<T> first(stack(), "state", state, at_.rows.count, at_.alone);
+    has_state_ = first.any;
+    if (first.any) h0_.assign(first.h.data(), first.h.data() + first.h.buffer.count());
+    if (first.c.data()) c0_.assign(first.c.data(), first.c.data() + first.c.buffer.count());
+  }
 
   Pullback(const Pullback&) = delete;
 
@@ -282,7 +289,7 @@ class Pullback {
   nb::object run(int threads) {
     const NewStates<T> last(stack(), owner_.spares_, at_.rows.count, at_.alone);
     {
-      const Released released(at_.steps * stack().weights());
+      const Released released(at_.steps * stack().multiply_adds());
       tape_ = stack().run_keeping(*weights_, batch(), {y_.data(), last.h.data(), last.cells()}, threads,
                                   memory_->workspace);
     }
@@ -303,7 +310,7 @@ class Pullback {
     std::optional<Output<T>> dx;
     if (wrt_input) dx.emplace(owner_.spares_, at_.x);
     std::optional<NewStates<T>> d_first;
-    if (first_.any) d_first.emplace(stack(), owner_.spares_, B, at_.alone);
+    if (has_state_) d_first.emplace(stack(), owner_.spares_, B, at_.alone);
     StackGradients<T> d{dy.data(),
                         dy.distance,
                         d_last.h.data(),
@@ -312,31 +319,24 @@ class Pullback {
                         d_first ? d_first->h.data() : nullptr,
                         d_first ? d_first->cells() : nullptr,
                         {}};
+    d.parameters.resize(size_t(stack().states()) * kParameters);
     nb::dict parameters;
-    for (int64_t l = 0; l < stack().layers(); ++l) {
-      for (size_t k = 0; k < size_t(stack().directions()) * kParameters; ++k) {
-        const nb::handle name = owner_.name_of(l, k);
-        const Shape shape = parameter_shape(stack().layer(l), k % kParameters);
-        if (name.is_none()) {
-          d.parameters.push_back(nullptr);
-        } else if (out.is_none()) {
-          const Output<T> gradient(owner_.spares_, shape);
-          d.parameters.push_back(gradient.data());
-          parameters[name] = gradient.array;
-        } else if (const nb::handle given = PyDict_GetItemWithError(out.ptr(), name.ptr());
-                   given.is_valid()) {
-          d.parameters.push_back(Output<T>((text(name) + " of out").c_str(), given, shape).data());
-          parameters[name] = given;
-        } else if (k % kParameters == 2 || k % kParameters == 3) {
-          d.parameters.push_back(nullptr);
-        } else {
-          value_error("out: " + text(name) + " is missing; only biases may be");
-        }
+    for (const auto& p : owner_.parameters_) {
+      if (out.is_none()) {
+        const Output<T> gradient(owner_.spares_, p.shape);
+        d.parameters[p.slot] = gradient.data();
+        parameters[p.name] = gradient.array;
+      } else if (const nb::handle given = PyDict_GetItemWithError(out.ptr(), p.name.ptr());
+                 given.is_valid()) {
+        d.parameters[p.slot] = Output<T>((text(p.name) + " of out").c_str(), given, p.shape).data();
+        parameters[p.name] = given;
+      } else if (p.place != 2 && p.place != 3) {
+        value_error("out: " + text(p.name) + " is missing; only biases may be");
       }
     }
     {
       const Lease scratch(owner_.idle_);
-      const Released released(2 * at_.steps * stack().weights());
+      const Released released(2 * at_.steps * stack().multiply_adds());
       stack().back(*weights_, batch(), tape_, d, threads, scratch->workspace);
     }
     return nb::make_tuple(dx ? dx->array : nb::object(nb::none()),
@@ -350,12 +350,21 @@ class Pullback {
   Lease memory_;
   Input<T> x_;
   BatchLayout at_;
-  GivenStates<T> first_;
+  bool has_state_;
+  std::vector<T> h0_, c0_;
   Output<T> y_;
   std::vector<LayerTape<T>> tape_;
 
   const Stack<T>& stack() const { return owner_.stack_; }
-  StackBatch<T> batch() const { return Session<T>::batch_of(at_, x_, first_); }
+  StackBatch<T> batch() const {
+    return {at_.rows,
+            at_.N,
+            at_.padded,
+            x_.data(),
+            x_.distance,
+            h0_.empty() ? nullptr : h0_.data(),
+            c0_.empty() ? nullptr : c0_.data()};
+  }
 };
 
 template <class T>
@@ -384,7 +393,7 @@ class Stream {
     const Use use(*this);
     const std::shared_ptr<StackWeights<T>> weights = owner_.weights();
     {
-      const Released released(B_ * stack_.weights());
+      const Released released(B_ * stack_.multiply_adds());
       stack_.step(*weights, places_.rows(), x.data(), y.data(), h_.data(), c_.empty() ? nullptr : c_.data(),
                   threads);
     }

@@ -76,8 +76,8 @@ class Stack {
   int64_t outputs() const { return directions() * hidden(); }
   bool cell_state() const { return cell_state_; }
 
-  // Weights that a step reads: about the multiply-adds of one step of one sequence.
-  int64_t weights() const {
+  // About those of one step of one sequence.
+  int64_t multiply_adds() const {
     int64_t sum = 0;
     for (const SizedLayer<T>& layer : layers_) sum += directions() * layer.forward_size();
     return sum;
