@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from layer_cases import (
@@ -229,6 +231,7 @@ ROWS, STATE = torch.zeros(N, H, dtype=F64), torch.zeros(1, 4, H, dtype=F64)
         ((Ragged(ROWS.float(), offsets_of(LENGTHS)),), ValueError, "d_output dtype .*float32"),
         ((Ragged(ROWS, offsets_of([0, 3, 6, 2])),), ValueError, "d_output has other sequences"),
         ((Ragged(3, offsets_of(LENGTHS)),), TypeError, "d_output is int; a Tensor is needed"),
+        ((Ragged(ROWS, [0, 3, 3, 9, 11]),), ValueError, "d_output has other sequences"),
         ((None, STATE), TypeError, r"d_states is Tensor, expected a tuple \(d_h, d_c\)"),
         ((None, (STATE, STATE, STATE)), TypeError, "d_states is tuple"),
         ((None, (STATE, STATE[:, 1:])), ValueError, r"d_states\[1\] has shape \(1, 3, 5\)"),
@@ -243,14 +246,101 @@ def test_wrong_gradients_are_refused(gradients, error, message):
 def test_a_nested_gradient_of_a_padded_output_is_refused():
     module = GRU(D, H, dtype=F64)
     _, pullback = module.vjp(torch.zeros(2, 4, D, dtype=F64))
-    with pytest.raises(TypeError, match="d_output is NestedTensor, but the output is Tensor"):
+    with pytest.raises(
+        TypeError, match=r"d_output is a nested tensor of layout torch\.jagged, but the output"
+    ):
         pullback(torch.nested.nested_tensor_from_jagged(ROWS, offsets_of(LENGTHS)))
+
+
+class Marked(torch.Tensor):
+    """A tensor of a class of its own."""
+
+
+def test_tensors_of_other_classes_are_tensors():
+    module, x = layer("gru", D, H), padded(F64).detach()
+    (output, _), pullback = module.vjp(x.as_subclass(Marked))
+    expected = module.vjp(x)[1](output.as_subclass(torch.Tensor))
+    assert_same_bits(
+        pullback(output.as_subclass(torch.Tensor)).input.as_subclass(torch.Tensor), expected.input
+    )
+
+
+def test_offsets_that_were_changed_are_refused():
+    module, offsets = layer("gru", D, H), offsets_of(LENGTHS)
+    (output, _), pullback = module.vjp(Ragged(torch.zeros(N, D, dtype=F64), offsets))
+    offsets[1] += 1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        pullback(output)
+
+
+@pytest.mark.parametrize("by", ["vjp", "autograd"])
+def test_weights_of_another_type_do_not_matter_to_a_run_that_is_over(by):
+    """Gradients are those of the weights that forward used, in their type, or are refused."""
+    module, x = layer("lstm", D, H), padded(F64)
+    (output, _), pullback = module.vjp(x) if by == "vjp" else (module(x), None)
+    expected = layer("lstm", D, H).vjp(x)[1](torch.ones_like(output))
+    module.float()
+    if pullback is not None:
+        found = pullback(torch.ones_like(output)).parameters
+    else:
+        output.sum().backward()
+        found = {name: weight.grad.double() for name, weight in module.named_parameters()}
+    for name, gradient in expected.parameters.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-5), name
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_inputs_that_became_others_are_refused(recompute):
+    module, x = layer("lstm", D, H, recompute=recompute), padded(F64)
+    (output, _), pullback = module.vjp(x)
+    y, _ = module(x)
+    x.data = torch.zeros(2, D, dtype=F64)
+    for back in (lambda: pullback(output), lambda: y.sum().backward()):
+        with pytest.raises(
+            RuntimeError, match=r"x has become \(2, 3\), torch\.float64, since forward; 72 numbers"
+        ):
+            back()
+
+
+def tied(module):
+    module.weight_hh_l1 = module.weight_hh_l0
+    return module
+
+
+class Doubled(torch.nn.Module):
+    """A parametrisation."""
+
+    def forward(self, weight):
+        return 2 * weight
+
+
+def hooked(module):
+    module.register_forward_pre_hook(lambda _module, _given: None)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (tied, "some of its parameters are the same tensor"),
+        (hooked, "the module has hooks, which it would not run"),
+        (
+            lambda module: parametrize.register_parametrization(module, "weight_hh_l0", Doubled()),
+            "weight_hh_l0 is made of other parameters",
+        ),
+        (lambda module: prune.random_unstructured(module, "weight_ih_l1", 0.5), "the module has hooks"),
+    ],
+)
+def test_modules_that_only_autograd_can_differentiate_are_refused(change, why):
+    module = change(layer("gru", D, D, 2))
+    with pytest.raises(RuntimeError, match=rf"^GRU\.vjp: {why}.*; call the layer itself, under autograd$"):
+        module.vjp(padded(F64))
 
 
 def test_a_trace_refuses_it():
     module = GRU(D, H)
     with (
-        pytest.raises(RuntimeError, match=r"GRU\.vjp: leaves nothing in a trace"),
+        pytest.raises(RuntimeError, match=r"GRU\.vjp: it would leave nothing in the trace"),
         recording(),
     ):
         module.vjp(torch.zeros(2, 4, D))
@@ -260,6 +350,13 @@ def test_transforms_of_functions_are_refused():
     module = GRU(D, H)
     with pytest.raises(NotImplementedError, match=r"transforms of torch\.func"):
         torch.func.grad(lambda x: module.vjp(x)[0][0].sum())(torch.zeros(2, 4, D))
+    (output, _), pullback = module.vjp(torch.zeros(2, 4, D))
+    with pytest.raises(NotImplementedError, match=r"transforms of torch\.func"):
+        torch.func.vmap(lambda d: pullback(d).input)(output[None])
+    with forward_ad.dual_level():
+        for call in (lambda: module.vjp(torch.zeros(2, 4, D)), lambda: pullback(output)):
+            with pytest.raises(NotImplementedError, match=r"GRU\.vjp: forward mode"):
+                call()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler, of its own tensors

@@ -264,6 +264,27 @@ def test_what_somebody_holds_is_not_written_to_again():
     assert len({id(a) for a in [*steps, *(a for state in states for a in state)]}) == 36
 
 
+def test_a_view_of_a_large_result_keeps_its_memory():
+    session, x = session_of(H=40), normal(60, 9, 5)
+    kept = [session.run(k * x)[0][-1] for k in range(8)]
+    session.run(100 * x)
+    fresh = session_of(H=40)
+    for k, last in enumerate(kept):
+        assert_same_bits(last, fresh.run(k * x)[0][-1].copy())
+
+
+@pytest.mark.parametrize(
+    "axes", [(1, 4, 5), (6, 1, 5), (6, 4, 1), (1, 1, 5), (6, 1, 1), (1, 4, 1), (1, 1, 1)]
+)
+def test_broadcast_arrays_are_read_as_what_they_are(axes):
+    session, x = session_of(layers=2), np.broadcast_to(normal(*axes), (6, 4, 5))
+    h, c = (np.broadcast_to(normal(2, 1, 9, seed=k), (2, 4, 9)) for k in (1, 2))
+    expected = session.run(x.copy(), state=(h.copy(), c.copy()))
+    got = session.run(x, state=(h, c))
+    assert_same_bits(got[0], expected[0])
+    assert_same_bits(got[1], expected[1])
+
+
 def test_an_array_that_was_changed_is_not_handed_out_again():
     session, x = session_of(), normal(4, 5)
     expected = session.run(x)[0].copy()

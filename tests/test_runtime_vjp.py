@@ -196,6 +196,27 @@ def test_gradients_go_where_one_says():
         assert_same_bits(gradient, expected.weights[name])
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_state_may_be_carried_on_in_place(cell):
+    session, x = session_of(cell), normal(7, 3, 5)
+    state = states_of(session, 3)
+    (y, last), pullback = session.vjp(x, state=state)
+    upstream = upstream_of(y, last)
+    expected = pullback(*upstream)
+    for old, new in zip(flat(state), flat(last), strict=True):
+        old[...] = new
+        new[...] = np.nan
+    assert_same_gradients(pullback(*upstream), expected)
+
+
+def test_broadcast_gradients_are_read_as_what_they_are():
+    session, x = session_of(layers=2), normal(7, 3, 5)
+    _, pullback = session.vjp(x)
+    dy = np.broadcast_to(normal(7, 1, 9), (7, 3, 9))
+    dh, dc = (np.broadcast_to(normal(2, 1, 9, seed=k), (2, 3, 9)) for k in (1, 2))
+    assert_same_gradients(pullback(dy, (dh, dc)), pullback(dy.copy(), (dh.copy(), dc.copy())))
+
+
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_change_no_bit(threads):
     session, x = session_of("lstm", 20, 33, layers=2), normal(9, 150, 20)
@@ -253,6 +274,8 @@ def test_weights_come_by_their_prefix_as_arrays_or_tensors():
     session.update({name: torch.from_numpy(values).requires_grad_() for name, values in weights.items()})
     assert_same_bits(session.run(x)[0], expected)
     assert_same_bits(pickle.loads(pickle.dumps(session)).run(x)[0], expected)
+    with pytest.raises(ValueError, match=r"^rnn\.weight_ih_l0: shape \(27, 4\), expected \(27, 5\)$"):
+        session.update(weights | {"rnn.weight_ih_l0": np.zeros((27, 4), "f")})
 
 
 @pytest.mark.parametrize(

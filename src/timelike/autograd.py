@@ -23,7 +23,7 @@ from timelike.kernels import Rows
 from timelike.layercalls import dense
 from timelike.layerweights import LayerWeights, plain
 
-__all__ = ["Back", "LayerWeights", "checked", "layer", "layer_and_back", "second_derivatives"]
+__all__ = ["Back", "LayerWeights", "Unchanged", "checked", "layer", "layer_and_back", "second_derivatives"]
 
 # Of which of x, h0, c0 and the weights the gradients are wanted, dy, dhT and dcT, to those gradients.
 Back: TypeAlias = Callable[
@@ -90,31 +90,54 @@ def layer_and_back(
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
-    weights: Sequence[Tensor],
     *,
     recompute: bool | int = False,
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None], Back]:
-    """Run one layer as `layer` does, and give the way back beside what that gives: no autograd."""
+    """Run one layer as `layer` does, and give the way back beside what that gives: no autograd.
+
+    The way back raises `RuntimeError` if a tensor that it reads has been changed in place.
+    """
     x, h0, c0 = checked(held, rows, x, h0, c0)
     k = _steps_between(held, rows, recompute)
     outputs, kept = _forward(held, rows, k, x, h0, c0)
-    needed = [(t, _version(t)) for t in (x, h0, c0, *kept) if t is not None]
+    unchanged = Unchanged(x, h0, c0, *kept)
 
     def back(
         needs: Sequence[bool], dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        for t, version in needed:
-            if _version(t) != version:
-                raise RuntimeError(
-                    f"a tensor of shape {tuple(t.shape)} that the way back needs has been changed in place"
-                )
-        return _gradients(held, rows, k, needs, dy, dhT, dcT, *kept, x, h0, c0, *weights)
+        unchanged.check()
+        return _gradients(held, rows, k, needs, dy, dhT, dcT, *kept, x, h0, c0)
 
     return outputs, back
 
 
+class Unchanged:
+    """Tensors that are not to be changed in place.
+
+    What changes in inference mode, through ``tensor.data`` or by NumPy is not seen.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self, *tensors: Tensor | None) -> None:
+        self._seen = [(t, _version(t)) for t in tensors if t is not None]
+
+    def check(self) -> None:
+        """Look whether they are as they were.
+
+        Raises
+        ------
+        RuntimeError
+            If one has been changed.
+        """
+        for t, version in self._seen:
+            if _version(t) != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(t.shape)} that the way back needs has been changed in place"
+                )
+
+
 def _version(x: Tensor) -> int:
-    """Count how often a tensor was changed in place; of a tensor of inference mode nobody counts that."""
     return 0 if x.is_inference() else x._version
 
 
@@ -214,10 +237,20 @@ class _Layer(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _Layer).apply
 
 
-def _gradients(held: LayerWeights, rows: Rows, k: int, *arguments: Any) -> tuple[Tensor | None, ...]:
-    if k:
-        return segments.backward(held, rows, k, *arguments)
-    return layercalls.backward(held, rows, *arguments)
+def _gradients(
+    held: LayerWeights,
+    rows: Rows,
+    k: int,
+    needs: Sequence[bool],
+    dy: Tensor | None,
+    dhT: Tensor | None,
+    dcT: Tensor | None,
+    kept: Any,
+    kept_too: Tensor | None,
+    *inputs: Any,  # x, h0, c0, and what else autograd saves
+) -> tuple[Tensor | None, ...]:
+    given = (needs, dy, dhT, dcT, kept, kept_too, *inputs[:3])
+    return segments.backward(held, rows, k, *given) if k else layercalls.backward(held, rows, *given)
 
 
 class _LayerGradient(torch.autograd.Function):

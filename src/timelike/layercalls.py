@@ -18,7 +18,7 @@ from timelike.layerweights import LayerWeights, Layout, plain
 from timelike.memory import SpareMemory
 from timelike.threads import get_num_threads
 
-__all__ = ["at", "backward", "dense", "forward", "gradients", "row_distance"]
+__all__ = ["at", "backward", "check_kept", "dense", "forward", "gradients", "row_distance"]
 
 
 def at(x: Tensor | None, offset: int = 0) -> int:
@@ -82,10 +82,10 @@ def backward(
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
-    *weights: Tensor,
+    *,
     record: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``x, h0, c0, *weights``, of those that `needs` names.
+    """Gradients of x, h0, c0 and the weights, of those that `needs` names.
 
     A `record` gets, per direction, those of the gates before their activation [N, G H], of the hidden states
     [N, R] and, where there are any, of the cell states [N, H].
@@ -93,6 +93,7 @@ def backward(
     if dy is None and dhT is None and dcT is None:
         return (None,) * len(needs)
     w = held.layout
+    check_kept(w, rows, x, h0, c0, y)
     B, K, H, R = len(rows.start), w.n_directions, w.units, w.state_size
     dx = _rows(held.memory.dx, rows, x, *x.shape) if needs[0] else None
     dh0 = x.new_empty(K, B, R) if needs[1] else None
@@ -102,7 +103,7 @@ def backward(
         None if dhT is None else plain(dhT),
         None if dcT is None else plain(dcT),
     )
-    d_weights = gradients(weights, needs[3:], w)
+    d_weights = gradients(x, needs[3:], w)
     w.native.run_backward(
         rows.native, rows.n_rows, len(rows.step), held.native, w.has_cell_state, x, row_distance(x), h0, c0,
         y, tape, dy, 0 if dy is None else row_distance(dy), dhT, dcT, dx, d_weights, dh0, dc0,
@@ -117,16 +118,36 @@ def _rows(memory: SpareMemory, rows: Rows, x: Tensor, *shape: int) -> Tensor:
     return y if rows.complete else y.zero_()
 
 
-def gradients(weights: Sequence[Tensor], needs: Sequence[bool], w: Layout) -> list[Tensor | None]:
-    """Make room for the gradients of weights."""
+def gradients(x: Tensor, needs: Sequence[bool], w: Layout) -> list[Tensor | None]:
+    """Make room for the gradients of weights: as forward held them, whatever the caller's are now."""
     if all(needs):
-        return [p.new_empty(*p.shape) for p in weights]
+        return [x.new_empty(*shape) for shape in w.shapes[: len(needs)]]
     # The kernels give all of a direction or none, but for those of the biases.
     found: list[Tensor | None] = []
-    for k in range(0, len(weights), w.n_weights):
+    for k in range(0, len(needs), w.n_weights):
         wanted = needs[k : k + w.n_weights]
         found += [
-            p.new_empty(*p.shape) if need or (any(wanted) and j not in w.slots[2:4]) else None
-            for j, (p, need) in enumerate(zip(weights[k : k + w.n_weights], wanted, strict=True))
+            x.new_empty(*shape) if need or (any(wanted) and j not in w.slots[2:4]) else None
+            for j, (shape, need) in enumerate(zip(w.shapes[k : k + w.n_weights], wanted, strict=True))
         ]
     return found
+
+
+def check_kept(
+    w: Layout, rows: Rows, x: Tensor, h0: Tensor | None, c0: Tensor | None, y: Tensor | None = None
+) -> None:
+    """Refuse what is not any more what forward took or gave: no counter sees ``tensor.data = other``.
+
+    Raises
+    ------
+    RuntimeError
+        If a tensor has another type or size.
+    """
+    N, K, B = rows.n_rows, w.n_directions, rows.n_sequences
+    sizes = (N * w.input_size, K * B * w.state_size, K * B * w.units, N * K * w.state_size)
+    for name, t, size in zip(("x", "h0", "c0", "y"), (x, h0, c0, y), sizes, strict=True):
+        if t is not None and (t.dtype is not w.dtype or t.numel() != size):
+            raise RuntimeError(
+                f"{name} has become {tuple(t.shape)}, {t.dtype}, since forward; {size} numbers of {w.dtype} "
+                "are needed"
+            )

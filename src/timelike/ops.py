@@ -234,9 +234,9 @@ def _layer_backward(
         dy = torch.zeros_like(y)
     if segment:
         borders = kept, kept_too if CELLS[cell].has_cell_state else None
-        found = segments.backward(held, batch, segment, needs, dy, dh, dc, *borders, x, h0, c0, *weights)
+        found = segments.backward(held, batch, segment, needs, dy, dh, dc, *borders, x, h0, c0)
     else:
-        found = layercalls.backward(held, batch, needs, dy, dh, dc, y, kept, x, h0, c0, *weights)
+        found = layercalls.backward(held, batch, needs, dy, dh, dc, y, kept, x, h0, c0)
     return [d for d, need in zip(found, needs, strict=True) if need and d is not None]
 
 

@@ -113,16 +113,16 @@ class _RecordedLayer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dhT: Tensor | None, dcT: Tensor | None) -> Any:
         record: Record = ctx.record
-        y, x, h0, c0, *weights = ctx.saved_tensors
+        y, x, h0, c0 = ctx.saved_tensors[:4]
         layout = record.held.layout
         numbers = layout.n_directions * record.rows.n_rows * layout.record
         record.gradients = record.held.memory.record.empty(x, numbers)
         if dy is None and dhT is None and dcT is None:
             dhT = torch.zeros_like(record.hT)
         needs = ctx.needs_input_grad[2:]
-        wanted = (needs[0], True, layout.has_cell_state, *[True] * len(weights))
+        wanted = (needs[0], True, layout.has_cell_state, *[True] * len(layout.shapes))
         dx, dh0, dc0, *d_weights = layercalls.backward(
-            record.held, record.rows, wanted, dy, dhT, dcT, y, record.tape, x, h0, c0, *weights,
+            record.held, record.rows, wanted, dy, dhT, dcT, y, record.tape, x, h0, c0,
             record=record.gradients,
         )  # fmt: skip
         record.dh0, record.dc0 = dh0, dc0

@@ -22,7 +22,7 @@ from timelike.autograd import LayerWeights
 from timelike.cells import CELLS, parameter_shapes
 from timelike.layouts import Batch, Expected, batch_of, conform
 from timelike.recording import records
-from timelike.vjp import Pullback, States, Walked, outside_of_graphs
+from timelike.vjp import Pullback, States, Walked, outside_of_graphs, refuse_forward_mode, refuse_transforms
 
 __all__ = ["Recurrent", "require_bool"]
 
@@ -177,7 +177,7 @@ class Recurrent(nn.Module):
         h_n : Tensor, or tuple of two for an LSTM
             Last states of each sequence, of all layers and directions, shaped like `hx`.
         """
-        self._refuse_transforms()
+        refuse_transforms(self._kind)
         if torch.compiler.is_compiling():
             if ops.can_trace(input, mask, recompute=self.recompute):
                 return self._run(input, hx, mask, traced=True)
@@ -190,8 +190,9 @@ class Recurrent(nn.Module):
         """Run all layers over a batch, and give the way back beside the result: no autograd.
 
         As `torch.func.vjp`, of which this is the vector-Jacobian product. The numbers are those of a call and
-        of autograd, to the bit. What autograd takes to remember what was done, longer than the arithmetic of
-        a small layer, is saved. There are no derivatives of higher order.
+        of autograd, to the bit; what autograd takes to remember what was done, longer than the arithmetic of
+        a small layer, is saved. Gradients have the type of the parameters, under autocast too. There are no
+        derivatives of higher order.
 
         Parameters
         ----------
@@ -209,7 +210,11 @@ class Recurrent(nn.Module):
         Raises
         ------
         RuntimeError
-            While a trace keeps what layers compute: it is autograd that leaves gradients there.
+            Where only autograd finds the way: if weights are made of other parameters (parametrisations,
+            pruning), if two of them are one tensor, for modules with hooks, and while a trace keeps what
+            layers compute.
+        NotImplementedError
+            Within transforms of `torch.func`, and in forward mode.
 
         References
         ----------
@@ -224,23 +229,32 @@ class Recurrent(nn.Module):
         >>> gradients.input.shape, gradients.parameters["weight_hh_l0"].shape
         (torch.Size([5, 2, 3]), torch.Size([16, 4]))
         """
-        self._refuse_transforms()
+        refuse_transforms(self._kind)
+        refuse_forward_mode(self._kind)
         if torch.compiler.is_compiling():
             return outside_of_graphs(self.vjp, input, hx, mask=mask)  # type: ignore[no-any-return]
-        if records.get() is not None:
-            raise RuntimeError(f"{self._kind}.vjp: leaves nothing in a trace; call the layer itself there")
+        if why := self._only_autograd_can():
+            raise RuntimeError(f"{self._kind}.vjp: {why}; call the layer itself, under autograd")
         walked: list[Walked] = []
         with torch.no_grad():
             batch, weights = self._read(input, mask)
             output, states = self._walk(batch, weights, hx, walked)
         return (output, states), Pullback(self._kind, batch, walked, output, states, hx is not None)
 
-    def _refuse_transforms(self) -> None:
-        if torch._C._are_functorch_transforms_active():
-            raise NotImplementedError(
-                f"{self._kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; "
-                "use torch.autograd"
-            )
+    def _only_autograd_can(self) -> str:
+        """Say what stands against a way back without autograd; nothing, where nothing does."""
+        if records.get() is not None:
+            return "it would leave nothing in the trace"
+        if self._forward_pre_hooks or self._forward_hooks or self._backward_pre_hooks or self._backward_hooks:
+            return "the module has hooks, which it would not run"
+        own = self._parameters
+        for names in self._names:
+            for name in names:
+                if own.get(name) is None:
+                    return f"{name} is made of other parameters"
+        if len({id(parameter) for parameter in own.values()}) < len(own):
+            return "some of its parameters are the same tensor"
+        return ""
 
     def _run(
         self, input: Any, hx: States | None, mask: Tensor | None, *, traced: bool = False
@@ -326,15 +340,18 @@ class Recurrent(nn.Module):
         h0, c0 = (None, None) if hx is None else self._initial(hx, batch)
         c_n: Tensor | None
         if L == 1:
-            x, h_n, c_n = self._layer(0, batch.rows, x, h0, c0, weights[0], None, walked)
+            x, h_n, c_n = self._layer(0, batch.rows, x, h0, c0, weights[0], walked)
         else:
             h0s, c0s = ((None,) * L if s is None else s.chunk(L) for s in (h0, c0))
             h_last, c_last = [], []
             for layer in range(L):
-                noise = self._noise(x) if layer and self.dropout and self.training else None
-                x = x if noise is None else x * noise
+                if layer and self.dropout and self.training:
+                    noise = self._noise(x)
+                    x = x * noise
+                    if walked is not None:
+                        walked[-1] = walked[-1]._replace(noise=noise)
                 x, h_n, c_n = self._layer(
-                    layer, batch.rows, x, h0s[layer], c0s[layer], weights[layer], noise, walked
+                    layer, batch.rows, x, h0s[layer], c0s[layer], weights[layer], walked
                 )
                 h_last.append(h_n)
                 c_last += [] if c_n is None else [c_n]
@@ -354,7 +371,6 @@ class Recurrent(nn.Module):
         h0: Tensor | None,
         c0: Tensor | None,
         weights: list[Tensor],
-        noise: Tensor | None,
         walked: list[Walked] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if isinstance(rows, ops.TracedRows):
@@ -371,8 +387,8 @@ class Recurrent(nn.Module):
         held = self._hold(layer, weights)
         if walked is None:
             return autograd.layer(held, rows, x, h0, c0, weights, recompute=self.recompute)
-        outputs, back = autograd.layer_and_back(held, rows, x, h0, c0, weights, recompute=self.recompute)
-        walked.append(Walked(back, self._names[layer], weights, noise))
+        outputs, back = autograd.layer_and_back(held, rows, x, h0, c0, recompute=self.recompute)
+        walked.append(Walked(back, self._names[layer], weights))
         return outputs
 
     def _noise(self, x: Tensor) -> Tensor:

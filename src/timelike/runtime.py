@@ -46,7 +46,7 @@ class Recurrent:
 
     What a layer computes stands in `timelike.nn`. The weights are copied and packed here, and by `update`;
     what happens to the arrays afterwards does not matter. Any number of threads may run one session at a
-    time, and it may be pickled.
+    time, and it may be pickled. It keeps the memory that its largest batch took, for the next.
 
     Parameters
     ----------
@@ -252,8 +252,8 @@ class Recurrent:
     ) -> tuple[tuple[Array, State], Pullback]:
         """Run all layers over a batch as `run` does, and give the way back beside the result.
 
-        The arguments are those of `run`. Neither `x` nor the results may be changed before the way back is
-        taken: it reads them again. The weights may be, by `update`: those of the run are kept.
+        The arguments are those of `run`, but for `out`. Neither `x` nor ``y`` may be changed before the way
+        back is taken: it reads them again. States and weights may be: those of the run are kept.
 
         Returns
         -------
@@ -310,7 +310,10 @@ class Recurrent:
             given = {name: _array(weights[self._prefix + name]) for name in self._names}
         except KeyError as error:
             raise DataError(f"{error.args[0]}: missing, of {self!r}") from None
-        self._native.update(given)
+        try:
+            self._native.update(given)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self._prefix}{error}") from None
 
     def stream(self, n_sequences: int | None = None) -> Stream:
         """Begin to run step by step, from states of zero.

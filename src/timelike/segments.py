@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from timelike.kernels import Rows
-from timelike.layercalls import at, dense, gradients, row_distance
+from timelike.layercalls import at, check_kept, dense, gradients, row_distance
 from timelike.layerweights import LayerWeights, plain
 from timelike.threads import get_num_threads
 
@@ -79,12 +79,12 @@ def backward(
     x: Tensor,
     h0: Tensor | None,
     c0: Tensor | None,
-    *weights: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``x, h0, c0, *weights``, of those that `needs` names."""
+    """Gradients of x, h0, c0 and the weights, of those that `needs` names."""
     if dy is None and dhT is None and dcT is None:
         return (None,) * len(needs)
     w, T, B = held.layout, len(rows.step), len(rows.start)
+    check_kept(w, rows, x, h0, c0)
     K, H, R, S, n = w.n_directions, w.units, w.state_size, _count(T, k), w.n_weights
     dx = (x.new_empty if rows.complete else x.new_zeros)(*x.shape) if needs[0] else None
     dh0 = x.new_empty(K, B, R)
@@ -103,7 +103,7 @@ def backward(
     for d in range(K):
         dh, dc = at(dhT, d * hs), at(dcT, d * cs)
         dh_in, dc_in = at(dh0, d * hs), at(dc0, d * cs)
-        total = part = gradients(weights[d * n : (d + 1) * n], needs[3 + d * n : 3 + (d + 1) * n], w)
+        total = part = gradients(x, needs[3 + d * n : 3 + (d + 1) * n], w)
         for s in reversed(range(S)):
             begin, end = s * k, min((s + 1) * k, T)
             h, c = _entering(s, d * hs, h0, h_borders), _entering(s, d * cs, c0, c_borders)

@@ -11,11 +11,19 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from timelike.autograd import Back
+from timelike.autograd import Back, Unchanged
 from timelike.layouts import Batch, conform, parts_of
 
-__all__ = ["LayerGradients", "Pullback", "Walked", "outside_of_graphs"]
+__all__ = [
+    "LayerGradients",
+    "Pullback",
+    "Walked",
+    "outside_of_graphs",
+    "refuse_forward_mode",
+    "refuse_transforms",
+]
 
 States: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
@@ -44,7 +52,7 @@ class Walked(NamedTuple):
     back: Back
     names: Sequence[str]  # of its weights
     weights: Sequence[Tensor]
-    noise: Tensor | None  # that its inputs were multiplied with
+    noise: Tensor | None = None  # that its outputs were multiplied with, for the next one
 
 
 class Pullback:
@@ -59,6 +67,7 @@ class Pullback:
     ) -> None:
         self._kind, self._batch, self._walked = kind, batch, walked
         self._output, self._states, self._has_hx = output, states, has_hx
+        self._places = Unchanged(*parts_of(output)[1:])
 
     def __call__(
         self, d_output: Any = None, d_states: Any = None, *, wrt_input: bool = True
@@ -83,10 +92,14 @@ class Pullback:
         TypeError, ValueError
             For gradients of another kind, type or shape than what they belong to, or none at all.
         RuntimeError
-            If what forward read or gave has been changed in place.
+            If what forward read or gave has been changed in place; changes in inference mode, through
+            ``tensor.data`` or by NumPy are not seen.
         """
         if torch.compiler.is_compiling():
             return outside_of_graphs(self, d_output, d_states, wrt_input=wrt_input)  # type: ignore[no-any-return]
+        refuse_transforms(self._kind)
+        refuse_forward_mode(self._kind)
+        self._places.check()
         with torch.no_grad():
             dy = None if d_output is None else self._rows(d_output)
             dh, dc = self._of_states(d_states)
@@ -106,6 +119,8 @@ class Pullback:
         initial: list[tuple[Tensor | None, Tensor | None]] = []
         for layer in reversed(range(L)):
             back, names, weights, noise = self._walked[layer]
+            if dy is not None and noise is not None:
+                dy = dy * noise
             wanted = [weight.requires_grad for weight in weights]
             needs = (layer > 0 or wrt_input, self._has_hx, self._has_hx and has_cell_state, *wanted)
             dy, dh0, dc0, *d_weights = back(needs, dy, dhs[layer], dcs[layer])
@@ -113,8 +128,6 @@ class Pullback:
                 if want:
                     parameters[name] = torch.zeros_like(weight) if gradient is None else gradient
             initial.insert(0, (dh0, dc0))
-            if dy is not None and noise is not None:
-                dy = dy * noise
         return LayerGradients(self._input(dy) if wrt_input else None, self._hx(initial), parameters)
 
     def _input(self, dx: Tensor | None) -> Any:
@@ -139,12 +152,11 @@ class Pullback:
 
     def _rows(self, d_output: Any) -> Tensor:
         """Check the gradient of the output, and give its rows."""
-        kind, own = type(self._output), parts_of(self._output)
-        given = parts_of(d_output) if isinstance(d_output, kind) else ()
-        if len(given) != len(own):
+        if _layout(d_output) != _layout(self._output):
             raise TypeError(
-                f"{self._kind}: d_output is {type(d_output).__name__}, but the output is {kind.__name__}"
+                f"{self._kind}: d_output is {_layout(d_output)}, but the output is {_layout(self._output)}"
             )
+        given, own = parts_of(d_output), parts_of(self._output)
         if not all(map(_same, given[1:], own[1:])):
             raise ValueError(f"{self._kind}: d_output has other sequences than the output")
         return self._checked("d_output", given[0], own[0])
@@ -181,8 +193,28 @@ class Pullback:
         return conform(given, name, self._kind, like.dtype, ValueError)
 
 
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and a.equal(b))
+def _layout(batch: Any) -> str:
+    if not isinstance(batch, Tensor):
+        return type(batch).__name__
+    return f"a nested tensor of layout {batch.layout}" if batch.is_nested else "Tensor"
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and a.equal(b))
+
+
+def refuse_transforms(kind: str) -> None:
+    """Raise `NotImplementedError` within a transform of `torch.func`, which native calls cannot follow."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            f"{kind}: transforms of torch.func (vmap, grad, jvp, ...) are not supported; use torch.autograd"
+        )
+
+
+def refuse_forward_mode(kind: str) -> None:
+    """Raise `NotImplementedError` in forward mode: tangents would be lost."""
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError(f"{kind}.vjp: forward mode is not supported; possible: reverse mode")
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable, but it does not load the compiler
