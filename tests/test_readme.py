@@ -51,7 +51,10 @@ def test_the_code_of_the_page_on_inference_runs(tmp_path, monkeypatch):
     shown: dict = {}
     for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inference.md").read_text(), re.DOTALL):
         exec(code, shown)
-    assert (shown["y_t"] == shown["session"].run(shown["padded"][:, 0])[0][-1]).all()
+    session = shown["session"]
+    assert (shown["y_t"] == session.run(shown["padded"][:, 0])[0][-1]).all()
+    h, _ = session.last_state(shown["jets"], offsets=[0, 40, 63, 70])
+    assert np.square(shown["h"]).sum() < 0.5 * np.square(h).sum()  # it has learned
 
 
 def test_the_code_of_the_page_on_deployment_runs(tmp_path, monkeypatch):
