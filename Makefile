@@ -57,9 +57,9 @@ format: setup  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(NATIVE)
 
-SANITIZED := $(addprefix tests/test_kernels,.py _layouts.py _threads.py _errors.py)
+SANITIZED := $(addprefix tests/test_kernels,.py _layouts.py _threads.py _errors.py) tests/test_runtime_vjp.py
 
-sanitize: sanitize-threads  ## kernel tests under the sanitizers of addresses, undefined behaviour and threads
+sanitize: sanitize-threads  ## tests of the native code under the sanitizers of addresses, undefined behaviour and threads
 	test -x $(VENV)-sanitize/bin/python || $(PYTHON) -m venv $(VENV)-sanitize
 	$(VENV)-sanitize/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -C cmake.define.TIMELIKE_SANITIZE=ON -C cmake.define.TIMELIKE_OPTIMIZATION=-O1 \

@@ -47,6 +47,12 @@ def states_of(session, B, seed=3):
     return h, normal(*axes, session.hidden_size, seed=seed + 1, dtype=session.dtype)
 
 
+def upstream_of(y, state, seed=7):
+    """N(0, 1) gradients of all outputs."""
+    d_last = tuple(normal(*s.shape, seed=seed + k, dtype=s.dtype) for k, s in enumerate(flat(state)))
+    return normal(*y.shape, seed=seed + 5, dtype=y.dtype), d_last if isinstance(state, tuple) else d_last[0]
+
+
 def flat(state):
     return state if isinstance(state, tuple) else (state,)
 

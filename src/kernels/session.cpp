@@ -159,7 +159,7 @@ class Session {
 
   const Stack<T>& stack() const { return stack_; }
   // As they are now; whoever holds them keeps them.
-  std::shared_ptr<StackWeights<T>> weights() const { return weights_; }
+  const std::shared_ptr<StackWeights<T>>& weights() const { return weights_; }
 
   void update(nb::dict weights) {
     std::vector<Input<T>> inputs(parameters_.size());
@@ -299,6 +299,8 @@ class Pullback {
   // Gradients by x and by the state, or None, and a dictionary of those by the weights: new ones, or the
   // caller's, in which names of biases may be missing.
   nb::object back(nb::handle dy_, nb::handle dstate, bool wrt_input, nb::handle out, int threads) {
+    if (!out.is_none() && !PyDict_Check(out.ptr()))
+      type_error("out: " + type_of(out) + ", expected a dictionary of arrays");
     const int64_t B = at_.rows.count;
     Input<T> dy;
     if (!dy_.is_none()) {
@@ -391,10 +393,11 @@ class Stream {
     const Output<T> y = out.is_none() ? Output<T>(spares_, shape) : Output<T>("out", out, shape);
     if (!out.is_none() && y.buffer.overlaps(x.buffer)) value_error("out: shares memory with x");
     const Use use(*this);
-    const std::shared_ptr<StackWeights<T>> weights = owner_.weights();
+    if (weights_ != owner_.weights())
+      weights_ = owner_.weights();  // a copy would take a tenth of a small step
     {
       const Released released(B_ * stack_.multiply_adds());
-      stack_.step(*weights, places_.rows(), x.data(), y.data(), h_.data(), c_.empty() ? nullptr : c_.data(),
+      stack_.step(*weights_, places_.rows(), x.data(), y.data(), h_.data(), c_.empty() ? nullptr : c_.data(),
                   threads);
     }
     return y.array;
@@ -433,6 +436,7 @@ class Stream {
   nb::object session_;  // keeps the owner alive
   const Session<T>& owner_;
   const Stack<T>& stack_;
+  std::shared_ptr<StackWeights<T>> weights_;  // those of the last step
   bool alone_, busy_ = false;
   int64_t B_;
   Places places_;
