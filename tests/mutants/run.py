@@ -65,8 +65,7 @@ class Worker:
     def _one_quick_table(self) -> None:
         """Leave the kernels of one instruction set alone."""
         isa = run(
-            [self.python, "-c", "from timelike import kernels; print(kernels.available()[-1])"],
-            env={"PYTHONPATH": str(ROOT / "src")},
+            [sys.executable, "-c", "from timelike import kernels; print(kernels.available()[-1])"]
         ).strip()
         sources = self.root / "src/kernels"
         for other in {"baseline", "avx2", "avx512", "neon"} - {isa}:
@@ -124,11 +123,9 @@ def last_test(output: str) -> str:
     return (re.findall(r"^(?:tests/)?(test_\S+::\S+)", output, re.MULTILINE) or ["?"])[-1]
 
 
-def run(command: list[str | Path], env: dict[str, str] | None = None) -> str:
+def run(command: list[str | Path]) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where cmake and ninja are
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PATH": path} | (env or {})
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PATH": path})
     if done.returncode:
         raise Failed(f"{' '.join(map(str, command))}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
     return done.stdout
