@@ -1,4 +1,4 @@
-// The weights of a layer at one moment, in all its directions: a copy, packed for the kernels.
+// Layers of one size, and their weights at one moment, in all directions: a copy, packed for the kernels.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "api.h"
@@ -22,6 +24,26 @@ struct SizedLayer {
   int64_t forward_size() const { return kernels->forward_size(D, H, R); }
   int64_t backward_size() const { return kernels->backward_size(D, H, R); }
 };
+
+inline const Table& table(const std::string& instruction_set) {
+  const TableList list = available_tables();
+  for (int k = 0; k < list.count; ++k)
+    if (instruction_set == list.table[k]->name) return *list.table[k];
+  throw std::invalid_argument("no kernels for instruction set '" + instruction_set + "'");
+}
+
+template <class T>
+const Layer<T>& layer_of(const std::string& instruction_set, const std::string& cell) {
+  const Table& kernels = table(instruction_set);
+  const Layer<T>* layers;
+  if constexpr (sizeof(T) == 4)
+    layers = kernels.f32;
+  else
+    layers = kernels.f64;
+  for (int k = 0; k < kCells; ++k)
+    if (cell == layers[k].cell) return layers[k];
+  throw std::invalid_argument("no kernel for cell '" + cell + "'");
+}
 
 constexpr int kParameters = 6;  // W, U, b_ih, b_hh, peephole, projection
 

@@ -27,13 +27,6 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-const timelike::Table& table(const std::string& name) {
-  const timelike::TableList list = timelike::available_tables();
-  for (int k = 0; k < list.count; ++k)
-    if (name == list.table[k]->name) return *list.table[k];
-  throw std::invalid_argument("no kernels for instruction set '" + name + "'");
-}
-
 struct RowsArgument {
   timelike::Rows rows;
   RowsArgument(Address start, Address step, Address length, Address tape_start, Address tape_step,
@@ -105,29 +98,23 @@ Address address_of_buffer(nb::handle array) {
   return address;
 }
 
-// One cell in one precision on one instruction set, for layers of one size.
+// A layer, called with addresses.
 template <class T>
 class BoundLayer {
  public:
-  BoundLayer(const timelike::Layer<T>& layer, int64_t D, int64_t H, int64_t R)
-      : layer_(layer), D_(D), H_(H), R_(R) {}
+  explicit BoundLayer(const timelike::SizedLayer<T>& layer) : layer_(layer) {}
 
-  int tape_gates() const { return layer_.tape_gates; }
-  int gates() const { return layer_.gates; }
-  int64_t forward_size() const { return layer_.forward_size(D_, H_, R_); }
-  int64_t backward_size() const { return layer_.backward_size(D_, H_, R_); }
-
-  timelike::SizedLayer<T> sized() const { return {&layer_, D_, H_, R_}; }
-  int64_t inputs() const { return D_; }
-  int64_t units() const { return H_; }
-  int64_t hidden() const { return R_; }
+  const timelike::SizedLayer<T>& sized() const { return layer_; }
+  int tape_gates() const { return layer_.kernels->tape_gates; }
+  int64_t forward_size() const { return layer_.forward_size(); }
+  int64_t backward_size() const { return layer_.backward_size(); }
 
   void pack_forward(Address W, Address U, Address b_ih, Address b_hh, Address peephole, Address projection,
                     Address packed) const {
-    layer_.pack_forward(weights(W, U, b_ih, b_hh, peephole, projection), at<T>(packed));
+    layer_.kernels->pack_forward(weights(W, U, b_ih, b_hh, peephole, projection), at<T>(packed));
   }
   void pack_backward(Address W, Address U, Address peephole, Address projection, Address packed) const {
-    layer_.pack_backward(weights(W, U, 0, 0, peephole, projection), at<T>(packed));
+    layer_.kernels->pack_backward(weights(W, U, 0, 0, peephole, projection), at<T>(packed));
   }
 
   void forward(const RowsArgument& rows, int64_t begin, int64_t end, bool reverse, Address packed, Address x,
@@ -135,7 +122,7 @@ class BoundLayer {
                Address cT, Address gates, Address cells, int threads) const {
     timelike::Forward<T> f{};
     f.rows = rows.walk(begin, end, reverse);
-    f.D = D_, f.H = H_, f.R = R_;
+    f.D = layer_.D, f.H = layer_.H, f.R = layer_.R;
     f.packed = at<const T>(packed);
     f.x = at<const T>(x), f.ldx = ldx;
     f.h0 = at<const T>(h0), f.c0 = at<const T>(c0);
@@ -144,7 +131,7 @@ class BoundLayer {
     f.hT = at<T>(hT), f.cT = at<T>(cT);
     f.gates = at<T>(gates), f.cells = at<T>(cells);
     f.threads = threads;
-    layer_.forward(f);
+    layer_.kernels->forward(f);
   }
 
   void backward(const RowsArgument& rows, int64_t begin, int64_t end, bool reverse, Address packed, Address x,
@@ -155,7 +142,7 @@ class BoundLayer {
                 Address dcells, int threads) const {
     timelike::Backward<T> f{};
     f.rows = rows.walk(begin, end, reverse);
-    f.D = D_, f.H = H_, f.R = R_;
+    f.D = layer_.D, f.H = layer_.H, f.R = layer_.R;
     f.packed = at<const T>(packed);
     f.x = at<const T>(x), f.ldx = ldx;
     f.h0 = at<const T>(h0), f.c0 = at<const T>(c0);
@@ -169,18 +156,17 @@ class BoundLayer {
     f.dh0 = at<T>(dh0), f.dc0 = at<T>(dc0);
     f.dgates = at<T>(dgates), f.dhidden = at<T>(dhidden), f.dcells = at<T>(dcells);
     f.threads = threads;
-    layer_.backward(f);
+    layer_.kernels->backward(f);
   }
 
  private:
-  const timelike::Layer<T>& layer_;
-  int64_t D_, H_, R_;
+  timelike::SizedLayer<T> layer_;
 
   timelike::Weights<T> weights(Address W, Address U, Address b_ih, Address b_hh, Address peephole,
                                Address projection) const {
-    return {D_,
-            H_,
-            R_,
+    return {layer_.D,
+            layer_.H,
+            layer_.R,
             at<const T>(W),
             at<const T>(U),
             at<const T>(b_ih),
@@ -228,21 +214,21 @@ class TensorCalls {
       : layer_(layer),
         rows_(rows),
         steps_(n_steps),
-        h_(rows.rows.count * layer.hidden()),
-        c_(rows.rows.count * layer.units()),
-        gates_(n_rows * layer.tape_gates() * layer.units()),
-        tape_(gates_ + (cell_state ? n_rows * layer.units() : 0)),
-        ldy_(directions * layer.hidden()),
-        dhidden_(n_rows * layer.gates() * layer.units()),
-        dcells_(dhidden_ + n_rows * layer.hidden()),
-        record_(dcells_ + (cell_state ? n_rows * layer.units() : 0)),
+        h_(rows.rows.count * layer.sized().R),
+        c_(rows.rows.count * layer.sized().H),
+        gates_(n_rows * layer.tape_gates() * layer.sized().H),
+        tape_(gates_ + (cell_state ? n_rows * layer.sized().H : 0)),
+        ldy_(directions * layer.sized().R),
+        dhidden_(n_rows * layer.sized().kernels->gates * layer.sized().H),
+        dcells_(dhidden_ + n_rows * layer.sized().R),
+        record_(dcells_ + (cell_state ? n_rows * layer.sized().H : 0)),
         cell_state_(cell_state) {}
 
   void forward(int direction, const T* packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
                Address hT, Address cT, Address tape, int threads) const {
     const int64_t k = direction;
     layer_.forward(rows_, 0, steps_, k == 1, Address(packed), x, ldx, go(h0, k * h_), go(c0, k * c_),
-                   go(y, k * layer_.hidden()), ldy_, 0, go(hT, k * h_), go(cT, k * c_), go(tape, k * tape_),
+                   go(y, k * layer_.sized().R), ldy_, 0, go(hT, k * h_), go(cT, k * c_), go(tape, k * tape_),
                    go(tape, k * tape_ + gates_), threads);
   }
   void backward(int direction, const T* packed, Address x, int64_t ldx, Address h0, Address c0, Address y,
@@ -250,10 +236,10 @@ class TensorCalls {
                 const Address* gradients, Address dh0, Address dc0, Address record, int threads) const {
     const int64_t k = direction;
     layer_.backward(rows_, 0, steps_, k == 1, Address(packed), x, ldx, go(h0, k * h_), go(c0, k * c_),
-                    go(y, k * layer_.hidden()), ldy_, go(tape, k * tape_), go(tape, k * tape_ + gates_),
-                    go(dy, k * layer_.hidden()), lddy, go(dhT, k * h_), go(dcT, k * c_), dx, layer_.inputs(),
-                    k == 1, gradients[0], gradients[1], gradients[2], gradients[3], gradients[4],
-                    gradients[5], go(dh0, k * h_), go(dc0, k * c_), go(record, k * record_),
+                    go(y, k * layer_.sized().R), ldy_, go(tape, k * tape_), go(tape, k * tape_ + gates_),
+                    go(dy, k * layer_.sized().R), lddy, go(dhT, k * h_), go(dcT, k * c_), dx,
+                    layer_.sized().D, k == 1, gradients[0], gradients[1], gradients[2], gradients[3],
+                    gradients[4], gradients[5], go(dh0, k * h_), go(dc0, k * c_), go(record, k * record_),
                     go(record, k * record_ + dhidden_), cell_state_ ? go(record, k * record_ + dcells_) : 0,
                     threads);
   }
@@ -339,14 +325,6 @@ void bind_layer(nb::module_& m, const char* name, const char* name_of_weights) {
 }
 
 template <class T>
-BoundLayer<T> bound(const timelike::Layer<T> (&layers)[timelike::kCells], const std::string& cell, int64_t D,
-                    int64_t H, int64_t R) {
-  for (const timelike::Layer<T>& layer : layers)
-    if (cell == layer.cell) return BoundLayer<T>(layer, D, H, R);
-  throw std::invalid_argument("no kernel for cell '" + cell + "'");
-}
-
-template <class T>
 void apply(const timelike::Functions<T>& f, const std::string& name, Address x, Address y, int64_t n) {
   const auto function = name == "exp"       ? f.exp
                         : name == "sigmoid" ? f.sigmoid
@@ -377,20 +355,22 @@ NB_MODULE(_core, m) {
   bind_layer<float>(m, "LayerF32", "WeightsF32");
   bind_layer<double>(m, "LayerF64", "WeightsF64");
   m.def("layer_f32", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {
-    return bound(table(isa).f32, cell, D, H, R);
+    return BoundLayer<float>({&timelike::layer_of<float>(isa, cell), D, H, R});
   });
   m.def("layer_f64", [](const std::string& isa, const std::string& cell, int64_t D, int64_t H, int64_t R) {
-    return bound(table(isa).f64, cell, D, H, R);
+    return BoundLayer<double>({&timelike::layer_of<double>(isa, cell), D, H, R});
   });
   timelike::bind_sessions(m);
   m.def("function_f32", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
-    apply(table(isa).functions_f32, name, x, y, n);
+    apply(timelike::table(isa).functions_f32, name, x, y, n);
   });
-  m.def("multiply_adds_f32",
-        [](const std::string& isa, int64_t n) { return table(isa).functions_f32.multiply_adds(n); });
-  m.def("multiply_adds_f64",
-        [](const std::string& isa, int64_t n) { return table(isa).functions_f64.multiply_adds(n); });
+  m.def("multiply_adds_f32", [](const std::string& isa, int64_t n) {
+    return timelike::table(isa).functions_f32.multiply_adds(n);
+  });
+  m.def("multiply_adds_f64", [](const std::string& isa, int64_t n) {
+    return timelike::table(isa).functions_f64.multiply_adds(n);
+  });
   m.def("function_f64", [](const std::string& isa, const std::string& name, Address x, Address y, int64_t n) {
-    apply(table(isa).functions_f64, name, x, y, n);
+    apply(timelike::table(isa).functions_f64, name, x, y, n);
   });
 }

@@ -1,218 +1,252 @@
-// Recurrent layers one upon the other, their weights packed: run over whole batches or one step at a time,
-// and back through time.
-//
-// Letters as in api.h, and K directions. States of all layers and directions stand together as in torch.nn:
-// h [layers K, B, R], c [layers K, B, H], layer by layer, forward before reverse; the output of a layer is
-// [N, K R].
+// Sessions: a stack of layers with its weights, which takes and gives NumPy arrays. Apart from module.cpp,
+// which takes addresses that kernels.py has checked: here the checks are native, too.
 #pragma once
 
-#include <cstring>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
-#include "held.h"
-#include "rows.h"
+#include "batch.h"
+#include "stack.h"
 
 namespace timelike {
 
-template <class T>
-using StackWeights = std::vector<std::unique_ptr<HeldWeights<T>>>;  // of each layer
+// Calls shorter than this keep the GIL: who gives it up may wait milliseconds to get it back.
+constexpr int64_t kShort = 2'000'000;  // multiply-adds
 
-template <class T>
-struct StackBatch {
-  Rows rows;       // `reverse` is set per direction
-  int64_t N;       // rows of the buffers
-  int64_t padded;  // every sequence has rows for so many steps; 0 in a ragged batch
-  const T* x;
-  int64_t ldx;
-  const T* h0;  // all layers' states, or null: zeros
-  const T* c0;
-};
-
-template <class T>
-struct StackOutputs {
-  T* y;  // [N, K R] of the last layer, or null
-  T* hT;
-  T* cT;
-};
-
-// What forward leaves for the way back: a layer's outputs [N, K R], and the gates [N, A H] and cells [N, H]
-// of each direction.
-template <class T>
-struct LayerTape {
-  T* y;
-  T* gates[2];
-  T* cells[2];
-};
-
-template <class T>
-struct StackGradients {
-  const T* dy;  // [N, K R], or null: zeros
-  int64_t lddy;
-  const T* dhT;  // all layers', or null: zeros
-  const T* dcT;
-  T* dx;                       // [N, D], or null
-  T* dh0;                      // all layers', or null
-  T* dc0;                      // likewise
-  std::vector<T*> parameters;  // kParameters of each layer and direction; null for what there is not
-};
-
-// Any number of threads may run one stack at a time, each with a workspace of its own.
-template <class T>
-class Stack {
+// Gives up the GIL while this lives, if there is so much to do.
+class Released {
  public:
-  // The caller has checked that the sizes fit together.
-  Stack(std::vector<SizedLayer<T>> layers, int64_t directions, bool cell_state)
-      : layers_(std::move(layers)), directions_(directions), cell_state_(cell_state) {}
-
-  int64_t layers() const { return int64_t(layers_.size()); }
-  const SizedLayer<T>& layer(int64_t l) const { return layers_[size_t(l)]; }
-  int64_t states() const { return layers() * directions(); }
-  int64_t directions() const { return directions_; }
-  int64_t inputs() const { return layers_[0].D; }
-  int64_t units() const { return layers_[0].H; }
-  int64_t hidden() const { return layers_[0].R; }
-  int64_t outputs() const { return directions() * hidden(); }
-  bool cell_state() const { return cell_state_; }
-
-  // About those of one step of one sequence.
-  int64_t multiply_adds() const {
-    int64_t sum = 0;
-    for (const SizedLayer<T>& layer : layers_) sum += directions() * layer.forward_size();
-    return sum;
+  explicit Released(int64_t multiply_adds) {
+    if (multiply_adds >= kShort) released_.emplace();
   }
+  void end() { released_.reset(); }
 
-  void run(const StackWeights<T>& weights, const StackBatch<T>& batch, const StackOutputs<T>& out,
-           int threads, Workspace& workspace) const {
-    T* between[2] = {};  // outputs of the layers in turn
-    workspace.lay_out([&] {
-      const int64_t kept = layers() - 1;
-      for (int64_t k = 0; k < std::min<int64_t>(2, kept); ++k)
-        between[k] = workspace.take<T>(batch.N * outputs());
-    });
-    walk(weights, batch, out, threads, nullptr,
-         [&](int64_t l) { return l == layers() - 1 ? out.y : between[l % 2]; });
-  }
+ private:
+  std::optional<nb::gil_scoped_release> released_;
+};
 
-  // Leaves a tape in the workspace.
-  std::vector<LayerTape<T>> run_keeping(const StackWeights<T>& weights, const StackBatch<T>& batch,
-                                        const StackOutputs<T>& out, int threads, Workspace& workspace) const {
-    std::vector<LayerTape<T>> tape(layers_.size());
-    workspace.lay_out([&] {
-      for (int64_t l = 0; l < layers(); ++l) {
-        LayerTape<T>& kept = tape[size_t(l)];
-        const int64_t gates = batch.N * layer(l).kernels->tape_gates * units();
-        kept.y = l == layers() - 1 ? out.y : workspace.take<T>(batch.N * outputs());
-        for (int64_t k = 0; k < directions(); ++k) {
-          kept.gates[k] = gates ? workspace.take<T>(gates) : nullptr;
-          kept.cells[k] = cell_state() ? workspace.take<T>(batch.N * units()) : nullptr;
-        }
-      }
-    });
-    walk(weights, batch, out, threads, tape.data(), [&](int64_t l) { return tape[size_t(l)].y; });
-    return tape;
-  }
+// Shape of the states of S layers and directions; without the axis B for one sequence alone.
+inline Shape state_shape(int64_t S, int64_t B, int64_t width, bool alone) {
+  return alone ? Shape{2, {S, width}} : Shape{3, {S, B, width}};
+}
 
-  // Backpropagation through time. The tape is not changed.
-  void back(const StackWeights<T>& weights, const StackBatch<T>& batch, const std::vector<LayerTape<T>>& tape,
-            const StackGradients<T>& d, int threads, Workspace& workspace) const {
-    const int64_t h = batch.rows.count * hidden(), c = batch.rows.count * units();
-    T* between[2] = {};  // gradients of the inputs of the layers in turn
-    workspace.lay_out([&] {
-      for (int64_t k = 0; k < std::min<int64_t>(2, layers() - 1); ++k)
-        between[k] = workspace.take<T>(batch.N * outputs());
-    });
-    Backward<T> f{};
-    f.rows = batch.rows, f.threads = threads;
-    f.dy = d.dy, f.lddy = d.lddy;
-    for (int64_t l = layers() - 1; l >= 0; --l) {
-      const LayerTape<T>& kept = tape[size_t(l)];
-      const SizedLayer<T>& sized = layer(l);
-      const std::vector<T*>& packed = weights[size_t(l)]->backward();
-      f.D = sized.D, f.H = sized.H, f.R = sized.R;
-      f.x = l ? tape[size_t(l - 1)].y : batch.x, f.ldx = l ? outputs() : batch.ldx;
-      f.ldhidden = outputs();
-      f.dx = l ? between[(l - 1) % 2] : d.dx, f.lddx = sized.D;
-      const T* const dy = f.dy;
-      for (int64_t k = 0; k < directions(); ++k) {
-        const int64_t at = l * directions() + k;
-        T* const* const parameters = d.parameters.data() + at * kParameters;
-        f.rows.reverse = k == 1, f.add_dx = k == 1;
-        f.packed = packed[size_t(k)];
-        f.h0 = go(batch.h0, at * h), f.c0 = go(batch.c0, at * c);
-        f.hidden = go(static_cast<const T*>(kept.y), k * hidden());
-        f.gates = kept.gates[k], f.cells = kept.cells[k];
-        f.dy = go(dy, k * hidden());
-        f.dhT = go(d.dhT, at * h), f.dcT = go(d.dcT, at * c);
-        f.dW = parameters[0], f.dU = parameters[1], f.db_ih = parameters[2], f.db_hh = parameters[3];
-        f.dpeephole = parameters[4], f.dprojection = parameters[5];
-        f.dh0 = go(d.dh0, at * h), f.dc0 = go(d.dc0, at * c);
-        sized.kernels->backward(f);
-      }
-      f.dy = f.dx, f.lddy = outputs();
+// States that a caller gives, or gradients by them: None, h, or (h, c) where the cell has both.
+template <class T>
+struct GivenStates {
+  Input<T> h, c;
+  bool any = false;
+
+  // `parts`: whether one of the two may be None.
+  GivenStates(const Stack<T>& stack, const std::string& name, nb::handle state, int64_t B, bool alone,
+              bool parts = false) {
+    if (state.is_none()) return;
+    any = true;
+    const int64_t S = stack.states();
+    const Shape shape = state_shape(S, B, stack.hidden(), alone);
+    if (!stack.cell_state()) {
+      h.open(name.c_str(), state, shape);
+      return;
     }
-    if (d.dx) clear_padding(batch, d.dx, inputs());
+    if (!PyTuple_Check(state.ptr()) || PyTuple_GET_SIZE(state.ptr()) != 2)
+      type_error(name + ": " + type_of(state) + ", expected a tuple (h, c) of two arrays");
+    const nb::handle of_h = PyTuple_GET_ITEM(state.ptr(), 0), of_c = PyTuple_GET_ITEM(state.ptr(), 1);
+    any = !of_h.is_none() || !of_c.is_none();
+    if (!parts || !of_h.is_none()) h.open(("h of " + name).c_str(), of_h, shape);
+    if (!parts || !of_c.is_none())
+      c.open(("c of " + name).c_str(), of_c, state_shape(S, B, stack.units(), alone));
   }
+};
 
-  // One step of B sequences, x [B, D] to y [B, R]. The states, h and c as above, are read and overwritten.
-  void step(const StackWeights<T>& weights, const Rows& one_step, const T* x, T* y, T* h, T* c,
-            int threads) const {
-    const int64_t B = one_step.count;
-    Forward<T> f{};
-    f.rows = one_step, f.threads = threads;
-    f.x = x, f.ldx = inputs(), f.ldy = hidden();
-    for (int64_t l = 0; l < layers(); ++l) {
-      // A chunk reads the states that it begins with before it writes any.
-      f.h0 = f.y = h, f.c0 = f.cT = c;
-      forward(layer(l), weights[size_t(l)]->forward()[0], f);
-      f.x = h, f.ldx = hidden();
-      h = go(h, B * hidden()), c = go(c, B * units());
-    }
-    std::memcpy(y, f.x, size_t(B * hidden()) * sizeof(T));
+// Arrays that get states, or gradients by them.
+template <class T>
+struct NewStates {
+  Output<T> h;
+  std::optional<Output<T>> c;
+
+  NewStates(const Stack<T>& stack, Spares<T>& spares, int64_t B, bool alone)
+      : h(spares, state_shape(stack.states(), B, stack.hidden(), alone)) {
+    if (stack.cell_state()) c.emplace(spares, state_shape(stack.states(), B, stack.units(), alone));
+  }
+  T* cells() const { return c ? c->data() : nullptr; }
+  nb::object python() const { return c ? nb::object(nb::make_tuple(h.array, c->array)) : h.array; }
+};
+
+// Memory of one call, kept for later ones; the GIL is held where it changes hands.
+struct Scratch {
+  Workspace workspace;
+  Places places;
+};
+
+class Idle {
+ public:
+  explicit Idle(size_t most) : most_(most) {}
+
+  std::unique_ptr<Scratch> take() {
+    if (idle_.empty()) return std::make_unique<Scratch>();
+    std::unique_ptr<Scratch> found = std::move(idle_.back());
+    idle_.pop_back();
+    return found;
+  }
+  void give_back(std::unique_ptr<Scratch> scratch) {
+    if (idle_.size() < most_) idle_.push_back(std::move(scratch));
   }
 
  private:
-  template <class OutputOf>
-  void walk(const StackWeights<T>& weights, const StackBatch<T>& batch, const StackOutputs<T>& out,
-            int threads, const LayerTape<T>* tape, OutputOf&& output_of) const {
-    const int64_t h = batch.rows.count * hidden(), c = batch.rows.count * units();
-    Forward<T> f{};
-    f.rows = batch.rows, f.threads = threads;
-    f.x = batch.x, f.ldx = batch.ldx, f.ldy = outputs();
-    for (int64_t l = 0; l < layers(); ++l) {
-      T* const y = output_of(l);
-      for (int64_t k = 0; k < directions(); ++k) {
-        const int64_t at = l * directions() + k;
-        f.rows.reverse = k == 1;
-        f.y = go(y, k * hidden());
-        f.h0 = go(batch.h0, at * h), f.c0 = go(batch.c0, at * c);
-        f.hT = go(out.hT, at * h), f.cT = go(out.cT, at * c);
-        if (tape) f.gates = tape[l].gates[k], f.cells = tape[l].cells[k];
-        forward(layer(l), weights[size_t(l)]->forward()[size_t(k)], f);
-      }
-      f.x = y, f.ldx = outputs();
+  const size_t most_;
+  std::vector<std::unique_ptr<Scratch>> idle_;
+};
+
+class Lease {
+ public:
+  explicit Lease(Idle& idle) : idle_(idle), scratch_(idle.take()) {}
+  Lease(const Lease&) = delete;
+  ~Lease() { idle_.give_back(std::move(scratch_)); }
+  Scratch* operator->() const { return scratch_.get(); }
+
+ private:
+  Idle& idle_;
+  std::unique_ptr<Scratch> scratch_;
+};
+
+// The shape of a weight of a layer, by its place among kParameters.
+template <class T>
+Shape parameter_shape(const SizedLayer<T>& layer, size_t place) {
+  const int64_t rows = layer.kernels->gates * layer.H;
+  const Shape shapes[kParameters] = {{2, {rows, layer.D}}, {2, {rows, layer.R}}, {1, {rows}},
+                                     {1, {rows}},          {1, {3 * layer.H}},   {2, {layer.R, layer.H}}};
+  return shapes[place];
+}
+
+template <class T>
+class Session {
+ public:
+  // sizes: D, H, R of each layer. names: the weights of each layer, one direction after the other, each in
+  // the order of kParameters; None for what there is not, in any direction of a layer.
+  Session(const std::string& instruction_set, const std::string& cell, bool cell_state, nb::list sizes,
+          int directions, nb::list names, nb::dict weights, bool batch_first)
+      : names_(names),
+        stack_(sized_layers(layer_of<T>(instruction_set, cell), sizes), directions, cell_state),
+        widths_{stack_.inputs(), stack_.outputs(), batch_first} {
+    const size_t in_a_layer = size_t(directions) * kParameters;
+    for (size_t k = 0; k < nb::len(names); ++k) {
+      const nb::handle name = PyList_GET_ITEM(names.ptr(), Py_ssize_t(k));
+      const size_t layer = k / in_a_layer, place = k % kParameters;
+      if (!name.is_none())
+        parameters_.push_back({name, layer, k, place, parameter_shape(stack_.layer(int64_t(layer)), place)});
     }
-    if (out.y) clear_padding(batch, out.y, outputs());
-  }
-  static void forward(const SizedLayer<T>& layer, const T* packed, Forward<T>& f) {
-    f.D = layer.D, f.H = layer.H, f.R = layer.R, f.packed = packed;
-    layer.kernels->forward(f);
-  }
-  template <class P>
-  static P* go(P* p, int64_t n) {
-    return p ? p + n : nullptr;
-  }
-  static void clear_padding(const StackBatch<T>& batch, T* rows_of_numbers, int64_t width) {
-    const Rows& rows = batch.rows;
-    for (int64_t b = 0; b < rows.count; ++b)
-      for (int64_t t = rows.length[b]; t < batch.padded; ++t)
-        std::memset(rows_of_numbers + (rows.start[b] + rows.step[t]) * width, 0, size_t(width) * sizeof(T));
+    update(weights);
   }
 
-  std::vector<SizedLayer<T>> layers_;
-  int64_t directions_;
-  bool cell_state_;
+  Session(const Session&) = delete;
+
+  const Stack<T>& stack() const { return stack_; }
+  // As they are now; whoever holds them keeps them.
+  const std::shared_ptr<StackWeights<T>>& weights() const { return weights_; }
+
+  void update(nb::dict weights) {
+    std::vector<Input<T>> inputs(parameters_.size());
+    std::vector<std::vector<const void*>> arrays(size_t(stack_.layers()));
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      const Parameter& p = parameters_[k];
+      const nb::handle given = PyDict_GetItemWithError(weights.ptr(), p.name.ptr());
+      if (!given.is_valid()) value_error(text(p.name) + ": missing");
+      inputs[k].open(text(p.name).c_str(), given, p.shape);
+      arrays[p.layer].push_back(inputs[k].data());
+    }
+    for (const auto& unused : all_weights_)
+      if (unused.use_count() == 1) {
+        for (size_t l = 0; l < arrays.size(); ++l) (*unused)[l]->renew(arrays[l]);
+        weights_ = unused;
+        return;
+      }
+    const auto held = std::make_shared<StackWeights<T>>();
+    for (size_t l = 0; l < arrays.size(); ++l) {
+      std::vector<size_t> bytes;
+      std::vector<int> slots(kParameters, -1);
+      for (size_t k = 0; k < inputs.size(); ++k) {
+        const Parameter& p = parameters_[k];
+        if (p.layer != l) continue;
+        if (slots[p.place] < 0) slots[p.place] = int(bytes.size());
+        bytes.push_back(size_t(inputs[k].buffer.count()) * sizeof(T));
+      }
+      held->push_back(std::make_unique<HeldWeights<T>>(stack_.layer(int64_t(l)), arrays[l], bytes, slots,
+                                                       int(stack_.directions())));
+    }
+    weights_ = held;
+    if (all_weights_.size() < kMostWeights) all_weights_.push_back(held);
+  }
+
+  // Copies of the weights, by their names.
+  nb::dict copies() const {
+    const std::shared_ptr<StackWeights<T>> weights = weights_;
+    std::vector<size_t> next(weights->size());
+    nb::dict found;
+    for (const Parameter& p : parameters_) {
+      Buffer<T> memory;
+      const nb::object array = new_array<T>(p.shape);
+      memory.open(array, true);
+      std::copy_n((*weights)[p.layer]->copies()[next[p.layer]++], memory.count(), memory.data());
+      found[p.name] = array;
+    }
+    return found;
+  }
+
+  // (y, state), or the state alone without `steps`.
+  nb::object run(nb::handle x_, nb::handle offsets, nb::handle lengths, nb::handle state, nb::handle out,
+                 bool steps, int threads) {
+    const Input<T> x("x", x_);
+    const Lease scratch(idle_);
+    const BatchLayout at = read_batch(x.buffer, offsets, lengths, widths_, scratch->places);
+    const GivenStates<T> first(stack_, "state", state, at.rows.count, at.alone);
+    std::optional<Output<T>> y;
+    if (steps && out.is_none()) {
+      y.emplace(spares_, at.y);
+    } else if (steps) {
+      y.emplace("out", out, at.y);
+      if (y->buffer.overlaps(x.buffer) || y->buffer.overlaps(first.h.buffer) ||
+          y->buffer.overlaps(first.c.buffer))
+        value_error("out: shares memory with x or the state");
+    }
+    const NewStates<T> last(stack_, spares_, at.rows.count, at.alone);
+    {
+      const std::shared_ptr<StackWeights<T>> weights = weights_;
+      const Released released(at.steps * stack_.multiply_adds());
+      stack_.run(*weights, {at.rows, at.N, at.padded, x.data(), x.distance, first.h.data(), first.c.data()},
+                 {y ? y->data() : nullptr, last.h.data(), last.cells()}, threads, scratch->workspace);
+    }
+    return y ? nb::object(nb::make_tuple(y->array, last.python())) : last.python();
+  }
+
+ private:
+  template <class>
+  friend class Pullback;
+
+  struct Parameter {
+    nb::handle name;
+    size_t layer, slot, place;  // slot: among those of all layers and directions; place: among kParameters
+    Shape shape;
+  };
+
+  nb::list names_;
+  std::vector<Parameter> parameters_;
+  Stack<T> stack_;
+  Widths widths_;
+  std::shared_ptr<StackWeights<T>> weights_;
+  // These and those of the step before, whose memory is for the next: a pullback holds some for a while.
+  static constexpr size_t kMostWeights = 2;
+  std::vector<std::shared_ptr<StackWeights<T>>> all_weights_;
+  Idle idle_{16}, tapes_{1};  // of runs at the same time; tapes are large
+  Spares<T> spares_;
+
+  static std::vector<SizedLayer<T>> sized_layers(const Layer<T>& kernels, nb::list sizes) {
+    std::vector<SizedLayer<T>> found;
+    for (nb::handle s : sizes)
+      found.push_back({&kernels, nb::cast<int64_t>(s[0]), nb::cast<int64_t>(s[1]), nb::cast<int64_t>(s[2])});
+    return found;
+  }
 };
 
 }  // namespace timelike
