@@ -208,7 +208,7 @@ BELOW_DATA = {
         "training.epochs: given 'many'; a whole number is needed",
     ),
     "fraction of epochs": ("training: {epochs: 2.5}", "training.epochs: given 2.5; a whole number is needed"),
-    "yes for true": ("training: {class_balance: yes}", "given 'yes'; true or false is needed"),
+    "yes for true": ("training: {class_balance: yes}", "given 'yes'; true or false or 'number' is needed"),
     "unknown cell": (
         "network: {recurrent: [{cell: gruu}]}",
         "network.recurrent.0.cell: given 'gruu'; nearest: 'gru'",

@@ -342,6 +342,12 @@ def test_it_can_be_chosen(
     assert len(re.findall("^(?:no )?spool", out, re.MULTILINE)) == said
 
 
+def test_what_is_no_choice_is_refused(streamed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(streamed), "--set", "data.stream.spool=3"]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("data.stream.spool: given 3; true or false, 'auto' or text is needed\n")
+
+
 def test_a_written_config_keeps_the_choice(streamed: Path) -> None:
     base = streamed.parent
     by_default = load_config(streamed, overrides={"data.stream": {}})

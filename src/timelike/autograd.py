@@ -238,19 +238,12 @@ _apply = super(torch.autograd.Function, _Layer).apply
 
 
 def _gradients(
-    held: LayerWeights,
-    rows: Rows,
-    k: int,
-    needs: Sequence[bool],
-    dy: Tensor | None,
-    dhT: Tensor | None,
-    dcT: Tensor | None,
-    kept: Any,
-    kept_too: Tensor | None,
-    *inputs: Any,  # x, h0, c0, and what else autograd saves
+    held: LayerWeights, rows: Rows, k: int, needs: Sequence[bool], *saved: Any
 ) -> tuple[Tensor | None, ...]:
-    given = (needs, dy, dhT, dcT, kept, kept_too, *inputs[:3])
-    return segments.backward(held, rows, k, *given) if k else layercalls.backward(held, rows, *given)
+    given = saved[:8]  # dy, dhT, dcT, what forward kept (two), x, h0, c0; the weights behind them are in held
+    if k:
+        return segments.backward(held, rows, k, needs, *given)
+    return layercalls.backward(held, rows, needs, *given)
 
 
 class _LayerGradient(torch.autograd.Function):

@@ -41,8 +41,23 @@ def first_error(error: ValidationError, document: YamlDocument, root: type[BaseM
     if first["type"] == "union_tag_invalid":
         path.append(first["ctx"]["discriminator"].strip("'"))
     place = f"{document.where(path)}: {'.'.join(map(str, path))}" if path else document.where()
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{place}: {_reason(dict(first), path, document.values, root)}{more}"
+    # A value of none of several kinds gives an error for each: they are one mistake.
+    here = [e for e in errors if _path_in(document.values, e["loc"], missing=False) == path]
+    needed = [what for e in here if (what := _needed(dict(e)))]
+    if len(needed) > 1:
+        kinds = list(dict.fromkeys(needed))
+        reason = f"given {_shown(first['input'])}; {', '.join(kinds[:-1])} or {kinds[-1]} is needed"
+    else:
+        needed, reason = [""], _reason(dict(first), path, document.values, root)
+    more = f" (and {len(errors) - len(needed)} more)" if len(errors) > len(needed) else ""
+    return f"{place}: {reason}{more}"
+
+
+def _needed(error: dict[str, Any]) -> str:
+    """Name what a value should have been; nothing, for other mistakes than one of its kind."""
+    if error["type"] == "literal_error":
+        return str(error["ctx"]["expected"])
+    return _KINDS.get(error["type"], "")
 
 
 def _within(inner: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
