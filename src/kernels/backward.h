@@ -52,6 +52,208 @@ Gradients<T> gradients_in(T* memory, const GradientLayout<Cell, T>& at) {
           memory + at.diagonals};
 }
 
+// Rows whose gate gradients are known, gathered until they are multiplied with inputs and states: all at
+// once, or by several threads in parts.
+template <class Cell, class T>
+struct Gathered {
+  static constexpr int L = Lanes<T>::count, SLOTS = Cell::slots;
+  static constexpr int64_t S = SLOTS * L;
+  static constexpr int XF = Cell::input.first, XN = Cell::input.count;
+  static constexpr int HF = Cell::state.first, HN = Cell::state.count;
+  // A tile of the weights' gradients: so many registers of columns, and as many rows as fill the rest.
+  static constexpr int kColumns = 3;
+  static constexpr int64_t kLarge = int64_t(4) << 20;  // bytes of weights that do not stay in the L2 cache
+
+  const Backward<T>& f;
+  const int64_t D, H, R, P, HP, RP;
+  const BackwardLayout<Cell, T> at;
+  const int64_t capacity;              // rows that are gathered
+  Gradients<T>* sums;                  // of the parameters, added to; null where they are not wanted
+  T* da;                               // [P, capacity, S] gate gradients, panel by panel
+  T* dh_of;                            // [RP / L, capacity, L] dL/dh: the projection's left operand
+  T* inner;                            // [capacity, HP] what the second product took
+  T *x_tiles, *h_tiles, *inner_tiles;  // the matching x, h_{t-1}, inner: see `gather`
+  int64_t *row, *tape_row;             // [capacity] where each row lies
+  const T **h_past, **c_past;          // [capacity] h_{t-1} and c_{t-1} of each
+  T** to;                              // [capacity] where a product's rows go
+
+  static bool large(const Backward<T>& f) {
+    return GradientLayout<Cell, T>(f.D, f.H, f.R).size * int64_t(sizeof(T)) > kLarge;
+  }
+
+  // Few rows, so that they stay in the L2 cache, unless the sums, all of which are read and written each
+  // time, do not stay there.
+  Gathered(const Backward<T>& call, Gradients<T>* gradients)
+      : f(call),
+        D(f.D),
+        H(f.H),
+        R(f.R),
+        P(panels_of<T>(H)),
+        HP(P * L),
+        RP(padded<T>(R)),
+        at(D, H, R),
+        capacity(large(f) ? 432 : 144),
+        sums(gradients) {}
+
+  void take_from(Workspace& w) {
+    da = w.template take<T>(P * capacity * S);
+    if (Cell::projected || Cell::reset_before) inner = w.template take<T>(capacity * HP);
+    if (Cell::projected) dh_of = w.template take<T>(RP * capacity);
+    if (sums) {
+      x_tiles = w.template take<T>(padded<T>(D) * capacity);
+      h_tiles = w.template take<T>(RP * capacity);
+      if (Cell::projected || Cell::reset_before) inner_tiles = w.template take<T>(HP * capacity);
+    }
+    row = w.template take<int64_t>(capacity), tape_row = w.template take<int64_t>(capacity);
+    h_past = w.template take<const T*>(capacity), c_past = w.template take<const T*>(capacity);
+    to = w.template take<T*>(capacity);
+  }
+
+  // dx = da W for rows begin <= slot < end, and what `add` needs of them.
+  void put_inputs(int64_t begin, int64_t end) const {
+    if (f.dx) {
+      for (int64_t i = begin; i < end; ++i) to[i] = f.dx + row[i] * f.lddx;
+      product<T>({da + begin * S + XF * L, S, P, capacity * S, XN, H}, end - begin, f.packed + at.W,
+                 to + begin, D, f.add_dx);
+    }
+    if (!sums) return;
+    for (int64_t i = begin; i < end; ++i) {
+      gather(f.x + row[i] * f.ldx, D, x_tiles, i);
+      gather(h_past[i], R, h_tiles, i);
+      if constexpr (Cell::projected || Cell::reset_before) gather(inner + i * HP, H, inner_tiles, i);
+    }
+  }
+
+  // sums += da^T (x | 1), da^T (h | 1), ..., for the first `slots` rows: part k of `parts`, each of which
+  // takes panels of units of its own.
+  void add(int64_t slots, int64_t k, int64_t parts) const {
+    if (!sums) return;
+    const Part units{P * k / parts, P * (k + 1) / parts, slots};
+    add_products<S>(da + XF * L, H, XN, Cell::gate + XF, x_tiles, sums->W, units);
+    add_products<S>(da + HF * L, H, HN, Cell::gate + HF, h_tiles, sums->U, units);
+    if constexpr (Cell::reset_before) add_products<S>(da, H, 1, Cell::gate, inner_tiles, sums->U, units);
+    constexpr int no_gate[] = {0};
+    if constexpr (Cell::projected) {
+      const int64_t RPanels = panels_of<T>(R);
+      add_products<L>(dh_of, R, 1, no_gate, inner_tiles, sums->projection,
+                      {RPanels * k / parts, RPanels * (k + 1) / parts, slots});
+    }
+    add_biases(units);
+    if constexpr (Cell::diagonals > 0) add_diagonals(units);
+  }
+
+  // After all parts.
+  void added() const {
+    if (sums) sums->fresh = false;
+  }
+
+ private:
+  // Panels of units, and the rows that are summed.
+  struct Part {
+    int64_t begin, end, slots;
+  };
+
+  // Columns are worked on in groups of at most kColumns registers, as equal as can be: calls
+  // group(first column, registers) for each.
+  template <class Group>
+  static TIMELIKE_INLINE void groups_of(int64_t columns, Group&& group) {
+    const int64_t registers = (columns + L - 1) / L, groups = (registers + kColumns - 1) / kColumns;
+    for (int64_t k = 0; k < groups; ++k) {
+      const int64_t begin = registers * k / groups;
+      group(begin * L, int(registers * (k + 1) / groups - begin));
+    }
+  }
+
+  // Row `slot` of the columns that tiles are made of, [group of columns][capacity][its registers], the last
+  // register filled with zeros.
+  TIMELIKE_INLINE void gather(const T* from, int64_t count, T* tiles, int64_t slot) const {
+    groups_of(count, [&](int64_t column, int registers) {
+      T* to = tiles + column * capacity + slot * registers * L;
+      for (int j = 0; j < registers; ++j)
+        store(to + j * L, load(from + column + j * L, int(std::min<int64_t>(L, count - column - j * L))));
+    });
+  }
+
+  // sums[gate[g] units + unit][column] += sum over the gathered rows of da[unit][g] times the column, for
+  // `count` slots g from lines STEP apart. Summed in two levels, rows of this flush first: the rounding error
+  // grows with the root of their number and not with that of all rows.
+  template <int64_t STEP>
+  void add_products(const T* da_slots, int64_t units, int count, const int* gate, const T* tiles, Sums<T> to,
+                    const Part& part) const {
+    for (int64_t p = part.begin; p < part.end; ++p) {
+      const T* lines = da_slots + p * capacity * STEP;
+      const int64_t real = std::min<int64_t>(L, units - p * L);
+      groups_of(to.ld, [&](int64_t column, int registers) {
+        const T* tile = tiles + column * capacity;
+        for (int g = 0; g < count; ++g) {
+          T* first = to.at + (gate[g] * units + p * L) * to.ld + column;
+          switch (registers) {
+            case 3: add_rows<STEP, 3>(lines + g * L, part.slots, real, tile, first, to.ld); break;
+            case 2: add_rows<STEP, 2>(lines + g * L, part.slots, real, tile, first, to.ld); break;
+            default: add_rows<STEP, 1>(lines + g * L, part.slots, real, tile, first, to.ld);
+          }
+        }
+      });
+    }
+  }
+
+  // As many rows at a time as ROWS, then half as many, and so on.
+  template <int64_t STEP, int COLUMNS, int MOST = kRegisters * 3 / 4 / COLUMNS>
+  void add_rows(const T* line, int64_t slots, int64_t rows, const T* tile, T* to, int64_t ld) const {
+    constexpr int ROWS = MOST >= 16 ? 16 : MOST >= 8 ? 8 : MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
+    int64_t r = 0;
+    for (; r + ROWS <= rows; r += ROWS) add_tile<STEP, COLUMNS, ROWS>(line + r, slots, tile, to + r * ld, ld);
+    if constexpr (ROWS > 1)
+      if (r < rows) add_rows<STEP, COLUMNS, ROWS / 2>(line + r, slots, rows - r, tile, to + r * ld, ld);
+  }
+
+  template <int64_t STEP, int COLUMNS, int ROWS>
+  void add_tile(const T* line, int64_t slots, const T* tile, T* to, int64_t ld) const {
+    Vec<T> acc[ROWS][COLUMNS];
+    TIMELIKE_EACH(r, ROWS)
+      TIMELIKE_EACH(j, COLUMNS) {
+        acc[r][j] = Vec<T>{};
+        __builtin_prefetch(to + r * ld + j * L, 1);  // the sums arrive while the products are made
+      }
+    multiply_add<ROWS, 1, COLUMNS, 0, COLUMNS, STEP, T>(acc, line, 1, tile, COLUMNS * L, 0, slots);
+    if (sums->fresh) {
+      TIMELIKE_EACH(r, ROWS)
+        TIMELIKE_EACH(j, COLUMNS) store(to + r * ld + j * L, acc[r][j]);
+    } else {
+      TIMELIKE_EACH(r, ROWS)
+        TIMELIKE_EACH(j, COLUMNS) store(to + r * ld + j * L, acc[r][j] + load(to + r * ld + j * L));
+    }
+  }
+
+  void add_biases(const Part& part) const {
+    for (int64_t p = part.begin; p < part.end; ++p) {
+      Vec<T> acc[SLOTS] = {};
+      for (int64_t i = 0; i < part.slots; ++i)
+        for (int g = 0; g < SLOTS; ++g) acc[g] += load(da + (p * capacity + i) * S + g * L);
+      T* to = sums->biases + p * S;
+      for (int g = 0; g < SLOTS; ++g) store(to + g * L, sums->fresh ? acc[g] : acc[g] + load(to + g * L));
+    }
+  }
+
+  // Peepholes: i and f see c_{t-1}, o sees c_t.
+  void add_diagonals(const Part& part) const {
+    for (int64_t p = part.begin; p < part.end; ++p) {
+      const int lanes = int(std::min<int64_t>(L, H - p * L));
+      Vec<T> acc[3] = {};
+      for (int64_t i = 0; i < part.slots; ++i) {
+        const T* gathered = da + (p * capacity + i) * S;
+        const Vec<T> before = load(c_past[i] + p * L, lanes);
+        acc[0] = fma(load(gathered), before, acc[0]);
+        acc[1] = fma(load(gathered + L), before, acc[1]);
+        acc[2] = fma(load(gathered + 3 * L), load(f.cells + tape_row[i] * H + p * L, lanes), acc[2]);
+      }
+      T* to = sums->diagonals + p * 3 * L;
+      for (int d = 0; d < 3; ++d) store(to + d * L, sums->fresh ? acc[d] : acc[d] + load(to + d * L));
+    }
+  }
+};
+
+// A chunk of sequences that walks back, step by step.
 template <class Cell, class T>
 class BackwardChunk {
   static constexpr int L = Lanes<T>::count, SLOTS = Cell::slots;
@@ -60,8 +262,6 @@ class BackwardChunk {
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
   static constexpr bool dh_in_parts = Cell::reads_state;  // a part of dh_{t-1} takes no product
   static constexpr int64_t kNear = 64 << 10;              // numbers of a tape that stay in the L2 cache
-  // A tile of the weights' gradients: so many registers of columns, and as many rows as fill the rest.
-  static constexpr int kColumns = 3;
 
   // What one row of a step reads and writes.
   struct Row {
@@ -70,30 +270,22 @@ class BackwardChunk {
   };
 
   const Backward<T>& f;
-  const int64_t* order;
+  const Gathered<Cell, T>& rows;  // where its gate gradients are gathered
+  const int64_t* order;           // its sequences, longest first
   const int64_t n;
   const int64_t D, H, R, P, HP, RP;
   const BackwardLayout<Cell, T> at;
-  const int64_t capacity;  // rows that are gathered: see rows_at_a_time
-  const bool far;          // whether what is read step by step does not come from the caches by itself
-  Gradients<T>* sums;      // of the parameters, added to; null where they are not wanted
-  T *dh, *dc;              // [n, RP], [n, HP] carried from step to step
-  T* d_inner;              // [n, HP] gradient of what the second product took
-  T* zeros;                // [max(H, R)] the state before the first step where none was given
-  T* da;                   // [P, capacity, S] gate gradients, panel by panel
-  T* dh_of;                // [RP / L, capacity, L] dL/dh of each gathered row: the projection's left operand
-  T* inner;                // [capacity, HP] what the second product took
-  T *x_tiles, *h_tiles, *inner_tiles;  // the matching x, h_{t-1}, inner: see `gather`
-  int64_t *row, *tape_row;             // [capacity] where each gathered row lies
-  const T **h_past, **c_past;          // [capacity] h_{t-1} and c_{t-1} of each
-  T** to;                              // [capacity] where a product's rows go
-  Ahead::Span* spans;                  // [5 n] what is fetched ahead
-  int64_t slots = 0;
+  const bool far;      // whether what is read step by step does not come from the caches by itself
+  T *dh, *dc;          // [n, RP], [n, HP] carried from step to step
+  T* d_inner;          // [n, HP] gradient of what the second product took
+  T* zeros;            // [max(H, R)] the state before the first step where none was given
+  T** to;              // [n] where a product's rows go
+  Ahead::Span* spans;  // [5 n] what is fetched ahead
 
  public:
-  BackwardChunk(const Backward<T>& call, const int64_t* sequences, int64_t count, Gradients<T>* gradients,
-                Workspace& w)
-      : f(call),
+  BackwardChunk(const Gathered<Cell, T>& gathered, const int64_t* sequences, int64_t count)
+      : f(gathered.f),
+        rows(gathered),
         order(sequences),
         n(count),
         D(f.D),
@@ -103,99 +295,77 @@ class BackwardChunk {
         HP(P * L),
         RP(padded<T>(R)),
         at(D, H, R),
-        capacity(rows_at_a_time()),
-        far(n * (f.rows.end - f.rows.begin) * (Cell::tape_gates * H + H + 2 * R) > kNear),
-        sums(gradients) {
-    w.lay_out([&] {
-      dh = w.template take<T>(n * RP);
-      if (Cell::cell_state) dc = w.template take<T>(n * HP);
-      if (Cell::projected || Cell::reset_before)
-        d_inner = w.template take<T>(n * HP), inner = w.template take<T>(capacity * HP);
-      zeros = w.template take<T>(std::max(H, R));
-      da = w.template take<T>(P * capacity * S);
-      if (Cell::projected) dh_of = w.template take<T>(RP * capacity);
-      if (sums) {
-        x_tiles = w.template take<T>(padded<T>(D) * capacity);
-        h_tiles = w.template take<T>(RP * capacity);
-        if (Cell::projected || Cell::reset_before) inner_tiles = w.template take<T>(HP * capacity);
-      }
-      row = w.template take<int64_t>(capacity), tape_row = w.template take<int64_t>(capacity);
-      h_past = w.template take<const T*>(capacity), c_past = w.template take<const T*>(capacity);
-      to = w.template take<T*>(capacity);
-      spans = w.template take<Ahead::Span>(5 * n);
-    });
+        far(n * (f.rows.end - f.rows.begin) * (Cell::tape_gates * H + H + 2 * R) > kNear) {}
+
+  void take_from(Workspace& w) {
+    dh = w.template take<T>(n * RP);
+    if (Cell::cell_state) dc = w.template take<T>(n * HP);
+    if (Cell::projected || Cell::reset_before) d_inner = w.template take<T>(n * HP);
+    zeros = w.template take<T>(std::max(H, R));
+    to = w.template take<T*>(n);
+    spans = w.template take<Ahead::Span>(5 * n);
   }
 
-  void run() {
+  void begin() const {
     std::memset(zeros, 0, size_t(std::max(H, R)) * sizeof(T));
     for (int64_t r = 0; r < n; ++r) {
       padded_row(f.dhT, order[r], R, RP, dh + r * RP);
       if (Cell::cell_state) padded_row(f.dcT, order[r], H, HP, dc + r * HP);
     }
-    int64_t active = 0;
-    for (int64_t s = std::min(f.rows.end, f.rows.length[order[0]]) - 1; s >= f.rows.begin; --s) {
-      while (active < n && f.rows.length[order[active]] > s) ++active;
-      if (slots + active > capacity) flush();
-      step(active, s);
-    }
-    flush();
+  }
+
+  void end() const {
     for (int64_t r = 0; r < n; ++r) {
       if (f.dh0) copy_row(f.dh0 + order[r] * R, dh + r * RP, R);
       if (Cell::cell_state && f.dc0) copy_row(f.dc0 + order[r] * H, dc + r * HP, H);
     }
   }
 
- private:
-  // Gate gradients are gathered for so many rows before they are multiplied with inputs and states: few, so
-  // that they stay in the L2 cache, unless the sums, all of which are read and written each time, do not.
-  int64_t rows_at_a_time() const {
-    const int64_t sums_bytes = GradientLayout<Cell, T>(D, H, R).size * int64_t(sizeof(T));
-    return sums_bytes > (int64_t(4) << 20) ? 432 : 144;
-  }
-
-  void step(int64_t active, int64_t s) {
+  // Step s of the first `active` sequences, gathered from row `first` on.
+  void step(int64_t active, int64_t s, int64_t first) const {
     for (int64_t r = 0; r < active; ++r) {
-      const int64_t b = order[r], slot = slots + r;
-      row[slot] = row_of(f.rows, b, s), tape_row[slot] = tape_row_of(f.rows, b, s);
+      const int64_t b = order[r], slot = first + r;
+      rows.row[slot] = row_of(f.rows, b, s), rows.tape_row[slot] = tape_row_of(f.rows, b, s);
       if (s > f.rows.begin) {
         const int64_t before = tape_row_of(f.rows, b, s - 1);
-        h_past[slot] = f.hidden + before * f.ldhidden;
-        if (Cell::cell_state) c_past[slot] = f.cells + before * H;
+        rows.h_past[slot] = f.hidden + before * f.ldhidden;
+        if (Cell::cell_state) rows.c_past[slot] = f.cells + before * H;
       } else {
-        h_past[slot] = f.h0 ? f.h0 + b * R : zeros;
-        if (Cell::cell_state) c_past[slot] = f.c0 ? f.c0 + b * H : zeros;
+        rows.h_past[slot] = f.h0 ? f.h0 + b * R : zeros;
+        if (Cell::cell_state) rows.c_past[slot] = f.c0 ? f.c0 + b * H : zeros;
       }
     }
-    if (f.dhidden) put_hidden_gradients(active);
-    if constexpr (Cell::projected) unproject(active);
+    if (f.dhidden) put_hidden_gradients(active, first);
+    if constexpr (Cell::projected) unproject(active, first);
     for (int64_t r = 0; r < active; ++r) {
-      const int64_t slot = slots + r, kept = tape_row[slot];
+      const int64_t slot = first + r, kept = rows.tape_row[slot];
       const Row of{f.gates + kept * Cell::tape_gates * H,
                    f.cells + kept * H,
-                   c_past[slot],
+                   rows.c_past[slot],
                    f.hidden + kept * f.ldhidden,
-                   h_past[slot],
-                   f.dy ? f.dy + row[slot] * f.lddy : nullptr,
+                   rows.h_past[slot],
+                   f.dy ? f.dy + rows.row[slot] * f.lddy : nullptr,
                    dh + r * RP,
                    dc + r * HP,
                    d_inner + r * HP,
-                   da + slot * S,
-                   inner + slot * HP,
+                   rows.da + slot * S,
+                   rows.inner + slot * HP,
                    f.dcells ? f.dcells + kept * H : nullptr};
       int64_t p = 0;
       for (; p + 2 <= P; p += 2) gate_gradients<2>(of, p);
       if (p < P) gate_gradients<1>(of, p);
     }
-    if constexpr (Cell::reset_before) finish_reset(active);
-    if (f.dgates) put_gate_gradients(active);
+    if constexpr (Cell::reset_before) finish_reset(active, first);
+    if (f.dgates) put_gate_gradients(active, first);
     if (s > f.rows.begin || f.dh0) {
       for (int64_t r = 0; r < active; ++r) to[r] = dh + r * RP;
-      product<T>({da + slots * S + HF * L, S, P, capacity * S, HN, H}, active, f.packed, to, RP, dh_in_parts,
+      product<T>({rows.da + first * S + HF * L, S, P, rows.capacity * S, HN, H}, active, f.packed, to, RP,
+                 dh_in_parts, (s - f.rows.begin) % 2,
                  far && s > f.rows.begin ? of_step(active, s - 1) : Ahead(spans));
     }
-    slots += active;
   }
 
+ private:
   // What the step before reads. Rows of a ragged batch lie anywhere: no processor foresees them.
   Ahead of_step(int64_t active, int64_t s) const {
     Ahead ahead(spans);
@@ -206,27 +376,28 @@ class BackwardChunk {
       if (Cell::tape_gates) ahead.add(f.gates + kept * Cell::tape_gates * H, Cell::tape_gates * H);
       if (f.dy) ahead.add(f.dy + at_row * f.lddy, R);
       if (Cell::cell_state && has_past) ahead.add(f.cells + past * H, H);
-      if (sums) ahead.add(f.x + at_row * f.ldx, D);
+      if (rows.sums) ahead.add(f.x + at_row * f.ldx, D);
       if (has_past) ahead.add(f.hidden + past * f.ldhidden, R);
     }
     ahead.spread(P * (L >= 16 ? HN : 1) * std::max<int64_t>(1, active / 6 * (RP / kPanelColumns<T>)));
     return ahead;
   }
 
-  TIMELIKE_INLINE Vec<T> upstream(int64_t r, int64_t unit, int lanes) const {
+  TIMELIKE_INLINE Vec<T> upstream(int64_t r, int64_t slot, int64_t unit, int lanes) const {
     const Vec<T> later = load(dh + r * RP + unit);
-    return f.dy ? later + load(f.dy + row[slots + r] * f.lddy + unit, lanes) : later;
+    return f.dy ? later + load(f.dy + rows.row[slot] * f.lddy + unit, lanes) : later;
   }
 
   // dL/dm of the units from dL/dh of the projected state.
-  void unproject(int64_t active) {
+  void unproject(int64_t active, int64_t first) const {
     for (int64_t r = 0; r < active; ++r) {
       to[r] = d_inner + r * HP;
       for (int64_t k = 0; k < R; k += L)
-        store(dh_of + k * capacity + (slots + r) * L, upstream(r, k, int(std::min<int64_t>(L, R - k))));
+        store(rows.dh_of + k * rows.capacity + (first + r) * L,
+              upstream(r, first + r, k, int(std::min<int64_t>(L, R - k))));
     }
-    product<T>({dh_of + slots * L, L, RP / L, capacity * L, 1, R}, active, f.packed + at.second, to, HP,
-               false);
+    product<T>({rows.dh_of + first * L, L, RP / L, rows.capacity * L, 1, R}, active, f.packed + at.second, to,
+               HP, false);
   }
 
   // M panels of units in one row.
@@ -254,7 +425,7 @@ class BackwardChunk {
     Cell::backward(cell);
     for (int m = 0; m < M; ++m) {
       const int64_t unit = (p0 + m) * L;
-      T* gathered = of.da + (p0 + m) * (capacity * S);
+      T* gathered = of.da + (p0 + m) * (rows.capacity * S);
       for (int g = 0; g < SLOTS; ++g) store(gathered + g * L, cell.da[g][m]);
       if constexpr (Cell::cell_state) {
         store(of.dc + unit, cell.carried[m]);
@@ -268,161 +439,41 @@ class BackwardChunk {
   const T* peephole(int64_t p) const { return f.packed + at.diagonals + p * Cell::diagonals * L; }
 
   // What reaches h_t: from the outputs, and from the step after.
-  void put_hidden_gradients(int64_t active) const {
+  void put_hidden_gradients(int64_t active, int64_t first) const {
     for (int64_t r = 0; r < active; ++r)
       for (int64_t unit = 0; unit < R; unit += L) {
         const int lanes = int(std::min<int64_t>(L, R - unit));
-        store(f.dhidden + tape_row[slots + r] * R + unit, upstream(r, unit, lanes), lanes);
+        store(f.dhidden + rows.tape_row[first + r] * R + unit, upstream(r, first + r, unit, lanes), lanes);
       }
   }
 
   // The gate gradients of the input side, in the order of the parameters.
-  void put_gate_gradients(int64_t active) const {
+  void put_gate_gradients(int64_t active, int64_t first) const {
     for (int64_t r = 0; r < active; ++r)
       for (int64_t p = 0; p < P; ++p)
         for (int g = XF; g < XF + XN; ++g)
-          store(f.dgates + (tape_row[slots + r] * Cell::gates + Cell::gate[g]) * H + p * L,
-                load(da + (p * capacity + slots + r) * S + g * L), int(std::min<int64_t>(L, H - p * L)));
+          store(f.dgates + (rows.tape_row[first + r] * Cell::gates + Cell::gate[g]) * H + p * L,
+                load(rows.da + (p * rows.capacity + first + r) * S + g * L),
+                int(std::min<int64_t>(L, H - p * L)));
   }
 
   // The gradient through U_n reaches the reset gate and the state before.
-  void finish_reset(int64_t active) {
+  void finish_reset(int64_t active, int64_t first) const {
     for (int64_t r = 0; r < active; ++r) to[r] = d_inner + r * HP;
-    product<T>({da + slots * S, S, P, capacity * S, 1, H}, active, f.packed + at.second, to, HP, false);
+    product<T>({rows.da + first * S, S, P, rows.capacity * S, 1, H}, active, f.packed + at.second, to, HP,
+               false);
     for (int64_t r = 0; r < active; ++r)
       for (int64_t p = 0; p < P; ++p) {
-        const int64_t slot = slots + r, unit = p * L;
+        const int64_t slot = first + r, unit = p * L;
         const int lanes = int(std::min<int64_t>(L, H - unit));
-        const T* reset = f.gates + (tape_row[slot] * Cell::tape_gates + Cell::tape_place[1]) * H + unit;
+        const T* reset = f.gates + (rows.tape_row[slot] * Cell::tape_gates + Cell::tape_place[1]) * H + unit;
         Vec<T> carried = load(dh + r * RP + unit);
-        const Vec<T> da_r = Cell::template finish_backward<T>(
-            load(reset, lanes), load(h_past[slot] + unit, lanes), load(d_inner + r * HP + unit), carried);
+        const Vec<T> da_r =
+            Cell::template finish_backward<T>(load(reset, lanes), load(rows.h_past[slot] + unit, lanes),
+                                              load(d_inner + r * HP + unit), carried);
         store(dh + r * RP + unit, carried);
-        store(da + (p * capacity + slot) * S + L, da_r);
+        store(rows.da + (p * rows.capacity + slot) * S + L, da_r);
       }
-  }
-
-  // dx = da W, and sums += da^T (x | 1), da^T (h | 1), ..., for all gathered rows.
-  void flush() {
-    if (f.dx) {
-      for (int64_t i = 0; i < slots; ++i) to[i] = f.dx + row[i] * f.lddx;
-      product<T>({da + XF * L, S, P, capacity * S, XN, H}, slots, f.packed + at.W, to, D, f.add_dx);
-    }
-    if (sums) {
-      for (int64_t i = 0; i < slots; ++i) {
-        gather(f.x + row[i] * f.ldx, D, x_tiles, i);
-        gather(h_past[i], R, h_tiles, i);
-        if constexpr (Cell::projected || Cell::reset_before) gather(inner + i * HP, H, inner_tiles, i);
-      }
-      add_products<S>(da + XF * L, H, XN, Cell::gate + XF, x_tiles, sums->W);
-      add_products<S>(da + HF * L, H, HN, Cell::gate + HF, h_tiles, sums->U);
-      if constexpr (Cell::reset_before) add_products<S>(da, H, 1, Cell::gate, inner_tiles, sums->U);
-      constexpr int no_gate[] = {0};
-      if constexpr (Cell::projected) add_products<L>(dh_of, R, 1, no_gate, inner_tiles, sums->projection);
-      add_biases();
-      if constexpr (Cell::diagonals > 0) add_diagonals();
-      sums->fresh = false;
-    }
-    slots = 0;
-  }
-
-  // Columns are worked on in groups of at most kColumns registers, as equal as can be: calls
-  // group(first column, registers) for each.
-  template <class Group>
-  static TIMELIKE_INLINE void groups_of(int64_t columns, Group&& group) {
-    const int64_t registers = (columns + L - 1) / L, groups = (registers + kColumns - 1) / kColumns;
-    for (int64_t k = 0; k < groups; ++k) {
-      const int64_t begin = registers * k / groups;
-      group(begin * L, int(registers * (k + 1) / groups - begin));
-    }
-  }
-
-  // Row `slot` of the columns that tiles are made of, [group of columns][capacity][its registers], the last
-  // register filled with zeros.
-  TIMELIKE_INLINE void gather(const T* from, int64_t count, T* tiles, int64_t slot) const {
-    groups_of(count, [&](int64_t column, int registers) {
-      T* to = tiles + column * capacity + slot * registers * L;
-      for (int j = 0; j < registers; ++j)
-        store(to + j * L, load(from + column + j * L, int(std::min<int64_t>(L, count - column - j * L))));
-    });
-  }
-
-  // sums[gate[g] units + unit][column] += sum over the gathered rows of da[unit][g] times the column, for
-  // `count` slots g from lines STEP apart. Summed in two levels, rows of this flush first: the rounding error
-  // grows with the root of their number and not with that of all rows.
-  template <int64_t STEP>
-  void add_products(const T* da_slots, int64_t units, int count, const int* gate, const T* tiles,
-                    Sums<T> to) const {
-    for (int64_t p = 0; p < panels_of<T>(units); ++p) {
-      const T* lines = da_slots + p * capacity * STEP;
-      const int64_t real = std::min<int64_t>(L, units - p * L);
-      groups_of(to.ld, [&](int64_t column, int registers) {
-        const T* tile = tiles + column * capacity;
-        for (int g = 0; g < count; ++g) {
-          T* first = to.at + (gate[g] * units + p * L) * to.ld + column;
-          switch (registers) {
-            case 3: add_rows<STEP, 3>(lines + g * L, real, tile, first, to.ld); break;
-            case 2: add_rows<STEP, 2>(lines + g * L, real, tile, first, to.ld); break;
-            default: add_rows<STEP, 1>(lines + g * L, real, tile, first, to.ld);
-          }
-        }
-      });
-    }
-  }
-
-  // As many rows at a time as ROWS, then half as many, and so on.
-  template <int64_t STEP, int COLUMNS, int MOST = kRegisters * 3 / 4 / COLUMNS>
-  void add_rows(const T* line, int64_t rows, const T* tile, T* to, int64_t ld) const {
-    constexpr int ROWS = MOST >= 16 ? 16 : MOST >= 8 ? 8 : MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
-    int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS) add_tile<STEP, COLUMNS, ROWS>(line + r, tile, to + r * ld, ld);
-    if constexpr (ROWS > 1)
-      if (r < rows) add_rows<STEP, COLUMNS, ROWS / 2>(line + r, rows - r, tile, to + r * ld, ld);
-  }
-
-  template <int64_t STEP, int COLUMNS, int ROWS>
-  void add_tile(const T* line, const T* tile, T* to, int64_t ld) const {
-    Vec<T> acc[ROWS][COLUMNS];
-    TIMELIKE_EACH(r, ROWS)
-      TIMELIKE_EACH(j, COLUMNS) {
-        acc[r][j] = Vec<T>{};
-        __builtin_prefetch(to + r * ld + j * L, 1);  // the sums arrive while the products are made
-      }
-    multiply_add<ROWS, 1, COLUMNS, 0, COLUMNS, STEP, T>(acc, line, 1, tile, COLUMNS * L, 0, slots);
-    if (sums->fresh) {
-      TIMELIKE_EACH(r, ROWS)
-        TIMELIKE_EACH(j, COLUMNS) store(to + r * ld + j * L, acc[r][j]);
-    } else {
-      TIMELIKE_EACH(r, ROWS)
-        TIMELIKE_EACH(j, COLUMNS) store(to + r * ld + j * L, acc[r][j] + load(to + r * ld + j * L));
-    }
-  }
-
-  void add_biases() const {
-    for (int64_t p = 0; p < P; ++p) {
-      Vec<T> acc[SLOTS] = {};
-      for (int64_t i = 0; i < slots; ++i)
-        for (int g = 0; g < SLOTS; ++g) acc[g] += load(da + (p * capacity + i) * S + g * L);
-      T* to = sums->biases + p * S;
-      for (int g = 0; g < SLOTS; ++g) store(to + g * L, sums->fresh ? acc[g] : acc[g] + load(to + g * L));
-    }
-  }
-
-  // Peepholes: i and f see c_{t-1}, o sees c_t.
-  void add_diagonals() const {
-    for (int64_t p = 0; p < P; ++p) {
-      const int lanes = int(std::min<int64_t>(L, H - p * L));
-      Vec<T> acc[3] = {};
-      for (int64_t i = 0; i < slots; ++i) {
-        const T* gathered = da + (p * capacity + i) * S;
-        const Vec<T> before = load(c_past[i] + p * L, lanes);
-        acc[0] = fma(load(gathered), before, acc[0]);
-        acc[1] = fma(load(gathered + L), before, acc[1]);
-        acc[2] = fma(load(gathered + 3 * L), load(f.cells + tape_row[i] * H + p * L, lanes), acc[2]);
-      }
-      T* to = sums->diagonals + p * 3 * L;
-      for (int d = 0; d < 3; ++d) store(to + d * L, sums->fresh ? acc[d] : acc[d] + load(to + d * L));
-    }
   }
 };
 
@@ -472,13 +523,88 @@ inline int64_t tasks_of(const Batch& batch, int64_t bytes_of_sums) {
   return std::max<int64_t>(1, tasks);
 }
 
+// Steps are gathered while there is room, and then worked on.
+template <class Cell, class T>
+void walk_back(const Backward<T>& f, const int64_t* order, int64_t n, Gradients<T>* sums) {
+  static thread_local Workspace workspace;
+  Gathered<Cell, T> rows(f, sums);
+  BackwardChunk<Cell, T> chunk(rows, order, n);
+  workspace.lay_out([&] { rows.take_from(workspace), chunk.take_from(workspace); });
+  int64_t active = 0, slots = 0;
+  const auto flush = [&] {
+    rows.put_inputs(0, slots);
+    rows.add(slots, 0, 1);
+    rows.added();
+    slots = 0;
+  };
+  chunk.begin();
+  for (int64_t s = std::min(f.rows.end, f.rows.length[order[0]]) - 1; s >= f.rows.begin; --s) {
+    while (active < n && f.rows.length[order[active]] > s) ++active;
+    if (slots + active > rows.capacity) flush();
+    chunk.step(active, s, slots);
+    slots += active;
+  }
+  flush();
+  chunk.end();
+}
+
+// The same where weights are large: each step of each chunk reads them from afar, and so there are no more
+// chunks than threads. What they gather lies in the order of the steps, and is summed by all threads, each
+// for units of its own: no sum depends on the cut.
+template <class Cell, class T>
+void walk_back_together(const Backward<T>& f, const int64_t* order, int64_t n, Gradients<T>* sums,
+                        int threads) {
+  struct Step {
+    int64_t s, active, first;
+  };
+  static thread_local Workspace of_rows;
+  static thread_local std::vector<Workspace> of_chunks;
+  Gathered<Cell, T> rows(f, sums);
+  of_rows.lay_out([&] { rows.take_from(of_rows); });
+  const int64_t parts = std::max<int64_t>(threads, (n + kChunk - 1) / kChunk);
+  const auto begin_of = [&](int64_t k) { return n * k / parts; };
+  if (int64_t(of_chunks.size()) < parts) of_chunks = std::vector<Workspace>(size_t(parts));
+  std::vector<BackwardChunk<Cell, T>> chunks;
+  for (int64_t k = 0; k < parts; ++k) {
+    chunks.emplace_back(rows, order + begin_of(k), begin_of(k + 1) - begin_of(k));
+    of_chunks[size_t(k)].lay_out([&] { chunks.back().take_from(of_chunks[size_t(k)]); });
+    chunks.back().begin();
+  }
+  int64_t active = 0, s = std::min(f.rows.end, f.rows.length[order[0]]) - 1;
+  do {
+    std::vector<Step> steps;
+    int64_t slots = 0;
+    for (; s >= f.rows.begin; --s, slots += active) {
+      while (active < n && f.rows.length[order[active]] > s) ++active;
+      if (slots + active > rows.capacity) break;
+      steps.push_back({s, active, slots});
+    }
+    run_tasks(parts, threads, [&](int64_t k) {
+      for (const Step& step : steps) {
+        const int64_t own = std::min(step.active, begin_of(k + 1)) - begin_of(k);
+        if (own > 0) chunks[size_t(k)].step(own, step.s, step.first + begin_of(k));
+      }
+    });
+    run_tasks(parts, threads,
+              [&](int64_t k) { rows.put_inputs(slots * k / parts, slots * (k + 1) / parts); });
+    run_tasks(parts, threads, [&](int64_t k) { rows.add(slots, k, parts); });
+    rows.added();
+  } while (s >= f.rows.begin);
+  for (const auto& chunk : chunks) chunk.end();
+}
+
 template <class Cell, class T>
 void backward(const Backward<T>& f) {
+  constexpr int64_t together = 144;  // sequences, at most
   Batch batch(f.rows);
-  batch.cut(backward_chunks(f.rows.count));
+  const bool large = Gathered<Cell, T>::large(f);
+  if (large)
+    batch.cut(1, together);
+  else
+    batch.cut(backward_chunks(f.rows.count));
   const GradientLayout<Cell, T> layout(f.D, f.H, f.R);
   const int64_t size = f.dW ? layout.size : 0;
-  const int64_t tasks = f.dW ? tasks_of(batch, size * int64_t(sizeof(T))) : batch.chunks;
+  const int64_t tasks = large ? 1 : f.dW ? tasks_of(batch, size * int64_t(sizeof(T))) : batch.chunks;
   static thread_local Workspace of_sums;
   T* memory = nullptr;
   of_sums.lay_out([&] { memory = of_sums.template take<T>(tasks * size); });
@@ -488,14 +614,18 @@ void backward(const Backward<T>& f) {
     if (layout.ldU == f.R) sums.U.at = f.dU;
   }
   const double work = 2.0 * double(batch.steps()) * double(f.H) * double(Cell::slots * (f.D + f.R) + 50);
-  run_tasks(tasks, worthwhile_threads(f.threads, work), [&](int64_t task) {
-    static thread_local Workspace workspace;
-    Gradients<T> own = task ? gradients_in<Cell>(memory + task * size, layout) : sums;
-    for (int64_t k = task; k < batch.chunks; k += tasks)
-      BackwardChunk<Cell, T>(f, batch.order.data() + batch.begin(k), batch.end(k) - batch.begin(k),
-                             f.dW ? &own : nullptr, workspace)
-          .run();
-  });
+  const int threads = worthwhile_threads(f.threads, work);
+  const auto chunk = [&](int64_t k) { return batch.order.data() + batch.begin(k); };
+  const auto sequences = [&](int64_t k) { return batch.end(k) - batch.begin(k); };
+  if (large)
+    for (int64_t k = 0; k < batch.chunks; ++k)
+      walk_back_together<Cell>(f, chunk(k), sequences(k), f.dW ? &sums : nullptr, threads);
+  else
+    run_tasks(tasks, threads, [&](int64_t task) {
+      Gradients<T> own = task ? gradients_in<Cell>(memory + task * size, layout) : sums;
+      for (int64_t k = task; k < batch.chunks; k += tasks)
+        walk_back<Cell>(f, chunk(k), sequences(k), f.dW ? &own : nullptr);
+    });
   if (!f.dW) return;
   if (batch.chunks == 0) {
     sums = gradients_in<Cell>(memory, layout);

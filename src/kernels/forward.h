@@ -42,7 +42,8 @@ class ForwardChunk {
   // there the input products are summed ahead for a window of steps, in full tiles, and only the state
   // products stay in the time loop.
   static constexpr int64_t kSmall = 2, kWindow = 64, kLarge = int64_t(4) << 20, kWindowOfLarge = 8;
-  static constexpr int64_t kNear = 64 << 10;                 // numbers that stay in the L2 cache
+  static constexpr int64_t kNear = 64 << 10;        // numbers that stay in the L2 cache
+  static constexpr int64_t kFirstCache = 64 << 10;  // bytes of a panel that are read from the L1 cache
   static constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // numbers in a line of the caches
 
   // Null for what is not wanted.
@@ -56,16 +57,17 @@ class ForwardChunk {
   const int64_t n;
   const int64_t D, H, R, P, HP, RP, lda;
   const ForwardLayout<Cell, T> at;
-  const int64_t window;  // steps whose input products are summed ahead
-  const bool far;        // whether rows that are read and written once do not stay in the caches
-  T *state, *next;       // [n, lda], the row x | h
-  T* c;                  // [n, HP] of a cell with cell state
-  T* inner;              // [n, HP] what the second product takes: m of a projection, r h of reset-before
-  T *open, *update;      // [n, HP] reset-before: the candidate's sum so far, and z
-  T *inputs, *sums;      // input products ahead: inputs [window n, D], sums [window n, P, S]
-  int64_t* first_slot;   // [window] the first row of each step there
-  Place* place;          // [n] where this step's results go
-  T** to;                // [n] where a product's rows go
+  const int64_t window;              // steps whose input products are summed ahead
+  const int64_t sum_row, sum_panel;  // distances there: rows side by side, or the panels of a row
+  const bool far;                    // whether rows that are read and written once do not stay in the caches
+  T *state, *next;                   // [n, lda], the row x | h
+  T* c;                              // [n, HP] of a cell with cell state
+  T* inner;             // [n, HP] what the second product takes: m of a projection, r h of reset-before
+  T *open, *update;     // [n, HP] reset-before: the candidate's sum so far, and z
+  T *inputs, *sums;     // input products ahead: inputs [window n, D], sums [P, window n, S]
+  int64_t* first_slot;  // [window] the first row of each step there
+  Place* place;         // [n] where this step's results go
+  T** to;               // [n] where a product's rows go
 
  public:
   ForwardChunk(const Forward<T>& call, const int64_t* sequences, int64_t count, Workspace& w)
@@ -83,6 +85,8 @@ class ForwardChunk {
         window(n <= kSmall  ? kWindow
                : is_large() ? kWindowOfLarge
                             : 0),
+        sum_row(n <= kSmall ? P * S : S),
+        sum_panel(n <= kSmall ? S : window * n * S),
         far(n * (f.rows.end - f.rows.begin) *
                 ((f.gates ? Cell::tape_gates * H : 0) + (f.cells ? H : 0) + R + D) >
             kNear) {
@@ -152,7 +156,7 @@ class ForwardChunk {
       for (int g = 0; g < SLOTS; ++g) acc[r][g] = load(panel + g * L);
     multiply_add<ROWS, 1, SLOTS, XF, XN, 1, T>(acc, inputs + slot * D, D, panel + at.input, XN * L, 0, D);
     for (int r = 0; r < ROWS; ++r)
-      for (int g = 0; g < SLOTS; ++g) store(sums + ((slot + r) * P + p) * S + g * L, acc[r][g]);
+      for (int g = 0; g < SLOTS; ++g) store(sums + p * sum_panel + (slot + r) * sum_row + g * L, acc[r][g]);
   }
 
   void step(int64_t active, int64_t s) {
@@ -166,11 +170,11 @@ class ForwardChunk {
                       : nullptr};
       if (!window) copy_row(state + r * lda, f.x + row * f.ldx, D);
     }
-    const T* sum = window ? sums + first_slot[(s - f.rows.begin) % window] * P * S : nullptr;
+    const T* sum = window ? sums + first_slot[(s - f.rows.begin) % window] * sum_row : nullptr;
     int64_t p = 0;
     if (active == 1)
       for (; p + kSinglePanels <= P; p += kSinglePanels) tile<1, kSinglePanels>(0, p, sum);
-    all_panels<kPanels>(active, p, sum);
+    all_panels<kPanels>(active, p, sum, is_large() && (s - f.rows.begin) % 2);
     if constexpr (Cell::projected) project(active);
     if constexpr (Cell::reset_before) finish_reset(active);
   }
@@ -179,28 +183,41 @@ class ForwardChunk {
   // are its own; in a far one, besides, what it writes does not stay in the caches.
   enum class Tile { any, whole, far };
 
-  // So many panels at a time, then half as many, and so on.
+  // So many panels at a time, then half as many, and so on. Steps `turned` begin with the panels that the
+  // step before ended with: of large weights those are still in the second cache.
   template <int PANELS>
-  void all_panels(int64_t active, int64_t p, const T* sum) {
-    for (; p + PANELS <= P; p += PANELS) all_rows<PANELS>(active, p, sum);
+  void all_panels(int64_t active, int64_t first, const T* sum, bool turned) {
+    const int64_t times = (P - first) / PANELS, rest = first + times * PANELS;
+    for (int64_t k = 0; k < times; ++k)
+      all_rows<PANELS>(active, first + (turned ? times - 1 - k : k) * PANELS, sum, turned ? -PANELS : PANELS);
     if constexpr (PANELS > 1)
-      if (p < P) all_panels<PANELS / 2>(active, p, sum);
+      if (rest < P) all_panels<PANELS / 2>(active, rest, sum, turned);
   }
 
-  // The panels stay in the L1 cache over the rows.
+  // The panels stay in the L1 cache over the rows, if they fit; `ahead` panels on are those that come next.
   template <int PANELS>
-  void all_rows(int64_t active, int64_t p, const T* sum) {
+  void all_rows(int64_t active, int64_t p, const T* sum, int64_t ahead) {
+    const RowTiles<kRows> tiles(active, PANELS * at.panel * int64_t(sizeof(T)) > kFirstCache);
     int64_t r = 0;
     if (sum || (p + PANELS) * L > H)
-      for (; r + kRows <= active; r += kRows) tile<kRows, PANELS>(r, p, sum);
+      for (; r < tiles.full; r += kRows) tile<kRows, PANELS>(r, p, sum, ahead);
     else if (far)
-      for (; r + kRows <= active; r += kRows) tile<kRows, PANELS, Tile::far>(r, p, nullptr);
+      for (; r < tiles.full; r += kRows) tile<kRows, PANELS, Tile::far>(r, p, nullptr);
     else
-      for (; r + kRows <= active; r += kRows) tile<kRows, PANELS, Tile::whole>(r, p, nullptr);
-    if constexpr (kRows > 3)
-      for (; r + 3 <= active; r += 3) tile<3, PANELS>(r, p, sum);
-    if (active - r == 2) tile<2, PANELS>(r, p, sum);
-    if (active - r == 1) tile<1, PANELS>(r, p, sum);
+      for (; r < tiles.full; r += kRows) tile<kRows, PANELS, Tile::whole>(r, p, nullptr);
+    for (int rows; r < active; r += rows) {
+      rows = tiles.next(active - r);
+      if (far && !sum)
+        for (int64_t i = r; i < r + rows; ++i)
+          for (int64_t unit = 0; unit < PANELS * L; unit += kLine) fetch(place[i], p * L + unit);
+      last_tile<PANELS>(rows, r, p, sum);
+    }
+  }
+
+  template <int PANELS, int ROWS = RowTiles<kRows>::most_last>
+  TIMELIKE_INLINE void last_tile(int rows, int64_t r, int64_t p, const T* sum) {
+    if (rows == ROWS) return tile<ROWS, PANELS>(r, p, sum);
+    if constexpr (ROWS > 1) last_tile<PANELS, ROWS - 1>(rows, r, p, sum);
   }
 
   // What a tile writes for one of its rows, and the first tile's share of the next step's inputs.
@@ -214,7 +231,7 @@ class ForwardChunk {
   }
 
   template <int ROWS, int PANELS, Tile KIND = Tile::any>
-  void tile(int64_t r0, int64_t p0, const T* sum) {
+  void tile(int64_t r0, int64_t p0, const T* sum, int64_t ahead = 0) {
     if constexpr (KIND != Tile::any) sum = nullptr;
     Vec<T> acc[ROWS][PANELS * SLOTS];
     const T* panel = f.packed + p0 * at.panel;
@@ -222,7 +239,7 @@ class ForwardChunk {
       for (int p = 0; p < PANELS; ++p)
         for (int g = 0; g < SLOTS; ++g)
           acc[r][p * SLOTS + g] =
-              load((sum ? sum + ((r0 + r) * P + p0 + p) * S : panel + p * at.panel) + g * L);
+              load((sum ? sum + (p0 + p) * sum_panel + (r0 + r) * sum_row : panel + p * at.panel) + g * L);
     const T* x = state + r0 * lda;
     if constexpr (!one_line)
       if (!sum)
@@ -231,8 +248,8 @@ class ForwardChunk {
     const T *a = both ? x : x + D, *lines = panel + (both ? at.input : at.state);
     const int64_t count = both ? D + R : R;
     if (KIND == Tile::any && sum && ROWS == kRows) {
-      // Large weights: the first tiles of a panel fetch the next one, and those of the last the first again.
-      const T* next = lines + (p0 + PANELS < P ? PANELS : -p0) * at.panel;
+      // Large weights: the first tiles of a panel fetch the next one.
+      const T* next = lines + (p0 + ahead >= 0 && p0 + ahead < P ? ahead : 0) * at.panel;
       multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a, lda, lines, HN * L, at.panel, count,
                                                       Lines(next + r0 / ROWS * count * kLine));
     } else if constexpr (KIND != Tile::far) {

@@ -47,6 +47,25 @@ TIMELIKE_INLINE void multiply_add(Vec<T> (&acc)[R][P * SLOTS], const T* a, int64
   }
 }
 
+// Rows in tiles: first those of MOST rows, then what is left, in smaller ones. Where weights come from afar,
+// a last tile of one or two rows takes nearly as long as one of four: there what is left is at least three
+// rows, in tiles as equal as can be.
+template <int MOST>
+struct RowTiles {
+  static constexpr int most_last = MOST < 5 ? MOST : 5;
+  bool afar;
+  int64_t full;  // rows in tiles of MOST
+
+  RowTiles(int64_t rows, bool weights_afar) : afar(weights_afar), full(rows / MOST * MOST) {
+    if (afar && full > 0 && 0 < rows - full && rows - full < 3) full -= MOST;
+  }
+  // Rows of the next tile of so many that are left.
+  int next(int64_t left) const {
+    if (!afar) return int(std::min<int64_t>(left, 3));
+    return int(left > most_last ? (left + 1) / 2 : left);
+  }
+};
+
 constexpr int kColumnGroup = 2;  // registers per panel of a column-packed matrix
 
 template <class T>
@@ -133,44 +152,65 @@ void product_rows(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* con
   }
 }
 
+// A tile of R rows and of one block of columns, the first `columns` of at most `wide` panels.
+template <int R, int wide, class T, class Between>
+TIMELIKE_INLINE void product_block(const Rowset<T>& a, const T* b, int64_t b_panel_stride, T* const* c,
+                                   int64_t first, int columns, bool add, Between& between) {
+  T* to[R];
+  for (int r = 0; r < R; ++r) to[r] = c[r] + first;
+  if (columns > kPanelColumns<T> + Lanes<T>::count)
+    product_tile<R, wide, kColumnGroup, T>(a, b, b_panel_stride, to, columns, add, between);
+  else if (columns > kPanelColumns<T>)
+    product_rows<R, 1, T>(a, b, b_panel_stride, to, columns, add, between);
+  else if (columns > Lanes<T>::count)
+    product_tile<R, 1, kColumnGroup, T>(a, b, b_panel_stride, to, columns, add, between);
+  else
+    product_tile<R, 1, 1, T>(a, b, b_panel_stride, to, columns, add, between);
+}
+
 // C = A B for any number of rows: c[r] is where row r of C lies. Long sums are made in two levels, groups of
 // pieces first: the rounding error grows with the root of a group's length.
-// `between` is called now and then, at least once per piece of each tile.
+// `between` is called now and then, at least once per piece of each tile. With `turned` the last columns come
+// first: what is left of B in the caches from a product before.
 template <class T, class Between = Nothing>
 void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t columns, bool add,
-             Between&& between = {}) {
-  constexpr int64_t line = kPanelColumns<T>, longest = 512;
-  const int64_t stride = a.panels * a.width() * line, sixes = rows / 6 * 6;
+             bool turned = false, Between&& between = {}) {
+  constexpr int64_t line = kPanelColumns<T>, longest = 256;
+  const int64_t stride = a.panels * a.width() * line;
   const int64_t groups = (a.panels * a.width() + longest - 1) / longest;
-  for (int64_t k = 0; k < groups; ++k, add = true) {
-    const int64_t begin = a.panels * k / groups;
-    const Rowset<T> group = a.pieces(begin, a.panels * (k + 1) / groups), rest = group.from(sixes);
-    const T* lines = b + begin * a.width() * line;
-    // With six rows a panel is taken through all rows before the next one, since it is the larger operand. Of
-    // many columns two panels at once: fewer loads for each product.
-    constexpr int wide = kRegisters >= 32 ? 2 : 1;
-    for (int64_t column = 0, panels; sixes && column < columns; column += panels * line) {
-      const int64_t left = columns - column;
-      panels = columns >= 4 * line && left > line + Lanes<T>::count ? wide : 1;
-      const int n = int(std::min(left, panels * line));
-      const T* panel = lines + column / line * stride;
-      for (int64_t r = 0; r < sixes; r += 6) {
-        T* to[6];
-        for (int i = 0; i < 6; ++i) to[i] = c[r + i] + column;
-        if (panels > 1)
-          product_tile<6, wide, kColumnGroup, T>(group.from(r), panel, stride, to, n, add, between);
-        else if (n > Lanes<T>::count)
-          product_tile<6, 1, kColumnGroup, T>(group.from(r), panel, stride, to, n, add, between);
-        else
-          product_tile<6, 1, 1, T>(group.from(r), panel, stride, to, n, add, between);
+  const auto group = [&](int64_t k) { return a.pieces(a.panels * k / groups, a.panels * (k + 1) / groups); };
+  const auto lines = [&](int64_t k) { return b + a.panels * k / groups * a.width() * line; };
+  if (rows <= 2) {
+    for (int64_t k = 0; k < groups; ++k, add = true)
+      if (rows == 2)
+        product_rows<2, 2, T>(group(k), lines(k), stride, c, columns, add, between);
+      else if (rows == 1)
+        product_rows<1, 4, T>(group(k), lines(k), stride, c, columns, add, between);
+    return;
+  }
+  // A block of columns is taken through all rows before the next one, since it is the larger operand: of many
+  // columns two panels, which takes fewer loads for each product.
+  constexpr int wide = kRegisters >= 32 ? 2 : 1;
+  const int64_t width = columns >= 4 * line ? wide * line : line, blocks = (columns + width - 1) / width;
+  const RowTiles<6> tiles(rows, true);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t column = (turned ? blocks - 1 - i : i) * width;
+    const int n = int(std::min(columns - column, width));
+    for (int64_t k = 0; k < groups; ++k) {
+      const T* block = lines(k) + column / line * stride;
+      const Rowset<T> all = group(k);
+      const bool to_sums = add || k > 0;
+      int64_t r = 0;
+      for (; r < tiles.full; r += 6)
+        product_block<6, wide, T>(all.from(r), block, stride, c + r, column, n, to_sums, between);
+      for (int size; r < rows; r += size) {
+        const Rowset<T> rest = all.from(r);
+        switch (size = tiles.next(rows - r)) {
+          case 5: product_block<5, wide, T>(rest, block, stride, c + r, column, n, to_sums, between); break;
+          case 4: product_block<4, wide, T>(rest, block, stride, c + r, column, n, to_sums, between); break;
+          default: product_block<3, wide, T>(rest, block, stride, c + r, column, n, to_sums, between);
+        }
       }
-    }
-    switch (rows - sixes) {
-      case 5: product_rows<5, 1, T>(rest, lines, stride, c + sixes, columns, add, between); break;
-      case 4: product_rows<4, 1, T>(rest, lines, stride, c + sixes, columns, add, between); break;
-      case 3: product_rows<3, 2, T>(rest, lines, stride, c + sixes, columns, add, between); break;
-      case 2: product_rows<2, 2, T>(rest, lines, stride, c + sixes, columns, add, between); break;
-      case 1: product_rows<1, 4, T>(rest, lines, stride, c + sixes, columns, add, between); break;
     }
   }
 }

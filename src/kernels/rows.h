@@ -17,7 +17,7 @@ namespace timelike {
 
 // A chunk has at most so many sequences: enough that weights which come from the L2 cache are used often, and
 // few enough that inputs and states stay in the L1 cache. Chunks begin at multiples of a tile's rows.
-constexpr int64_t kChunk = 48, kTileRows = 3;
+constexpr int64_t kChunk = 48, kTileRows = 6;
 
 struct Batch {
   const Rows& rows;
@@ -31,10 +31,10 @@ struct Batch {
     if (!std::is_sorted(order.begin(), order.end(), longer))
       std::stable_sort(order.begin(), order.end(), longer);
   }
-  // At least so many chunks, if there are sequences enough.
-  void cut(int64_t parts) {
+  // At least so many chunks, if there are sequences enough, of at most so many sequences.
+  void cut(int64_t parts, int64_t most = kChunk) {
     const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
-    chunks = std::max((rows.count + kChunk - 1) / kChunk, std::min(parts, tiles));
+    chunks = std::max((rows.count + most - 1) / most, std::min(parts, tiles));
   }
   // Chunks are equal but for a tile.
   int64_t begin(int64_t k) const {
