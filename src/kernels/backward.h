@@ -62,7 +62,8 @@ struct Gathered {
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
   // A tile of the weights' gradients: so many registers of columns, and as many rows as fill the rest.
   static constexpr int kColumns = 3;
-  static constexpr int64_t kLarge = int64_t(4) << 20;  // bytes of weights that do not stay in the L2 cache
+  // Bytes of weights that do not stay in the L2 cache, and that leave little room there.
+  static constexpr int64_t kLarge = int64_t(4) << 20, kMiddling = int64_t(1) << 20;
 
   const Backward<T>& f;
   const int64_t D, H, R, P, HP, RP;
@@ -77,12 +78,13 @@ struct Gathered {
   const T **h_past, **c_past;          // [capacity] h_{t-1} and c_{t-1} of each
   T** to;                              // [capacity] where a product's rows go
 
-  static bool large(const Backward<T>& f) {
-    return GradientLayout<Cell, T>(f.D, f.H, f.R).size * int64_t(sizeof(T)) > kLarge;
+  static int64_t bytes_of_sums(const Backward<T>& f) {
+    return GradientLayout<Cell, T>(f.D, f.H, f.R).size * int64_t(sizeof(T));
   }
+  static bool large(const Backward<T>& f) { return bytes_of_sums(f) > kLarge; }
 
-  // Few rows, so that they stay in the L2 cache, unless the sums, all of which are read and written each
-  // time, do not stay there.
+  // Few rows, of which a tile's columns stay in the L1 cache, unless the sums, all of which are read and
+  // written each time, come from afar.
   Gathered(const Backward<T>& call, Gradients<T>* gradients)
       : f(call),
         D(f.D),
@@ -92,7 +94,9 @@ struct Gathered {
         HP(P * L),
         RP(padded<T>(R)),
         at(D, H, R),
-        capacity(large(f) ? 432 : 144),
+        capacity(large(f)                       ? 432
+                 : bytes_of_sums(f) > kMiddling ? 144
+                                                : 108),
         sums(gradients) {}
 
   void take_from(Workspace& w) {

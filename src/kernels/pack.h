@@ -11,6 +11,8 @@
 // Padding lanes hold zero weights, so padded units stay at h = c = 0 and their gradients at 0.
 #pragma once
 
+#include <utility>
+
 #include "cells/cell.h"
 #include "gemm.h"
 
@@ -69,33 +71,69 @@ int64_t backward_size(int64_t D, int64_t H, int64_t R) {
   return BackwardLayout<Cell, T>(D, H, R).size;
 }
 
+// Lanes 0, L, 1, L + 1, ... of two registers side by side, from the middle on with HIGH.
+template <bool HIGH, class T, size_t... I>
+TIMELIKE_INLINE Vec<T> zipped(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
+  constexpr size_t L = sizeof...(I), from = HIGH ? L / 2 : 0;
+  return __builtin_shufflevector(a, b, (I % 2 ? L + from + I / 2 : from + I / 2)...);
+}
+
+// Rows become columns: each round of zips exchanges one bit of a row's number for one of a lane's.
+template <class T>
+TIMELIKE_INLINE void transpose(Vec<T> (&rows)[Lanes<T>::count]) {
+  constexpr int L = Lanes<T>::count;
+  constexpr std::make_index_sequence<size_t(L)> lanes;
+  TIMELIKE_EACH(bit, (L >= 16 ? 4 : L >= 8 ? 3 : L >= 4 ? 2 : 1)) {
+    Vec<T> next[L];
+    TIMELIKE_EACH(r, L / 2) {
+      next[2 * r] = zipped<false, T>(rows[r], rows[r + L / 2], lanes);
+      next[2 * r + 1] = zipped<true, T>(rows[r], rows[r + L / 2], lanes);
+    }
+    TIMELIKE_EACH(r, L) rows[r] = next[r];
+  }
+}
+
 // `real` rows of a matrix with K columns become lanes: to[k][lane] = row[lane][k], lines apart by `line`.
 template <class T>
 void pack_lanes(const T* matrix, int64_t K, int real, int64_t line, T* to) {
   constexpr int L = Lanes<T>::count;
-  if (real == L) {
-    for (int64_t k = 0; k < K; ++k, to += line)
-      for (int l = 0; l < L; ++l) to[l] = matrix[l * K + k];
-  } else {
-    for (int64_t k = 0; k < K; ++k, to += line)
-      for (int l = 0; l < L; ++l) to[l] = l < real ? matrix[l * K + k] : T(0);
+  for (int64_t k = 0; k < K; k += L) {
+    const int n = int(std::min<int64_t>(L, K - k));
+    Vec<T> rows[L];
+    TIMELIKE_EACH(r, L) rows[r] = r < real ? load(matrix + r * K + k, n) : Vec<T>{};
+    transpose<T>(rows);
+    TIMELIKE_EACH(j, L)
+      if (j < n) store(to + (k + j) * line, rows[j]);
   }
 }
 
-// A matrix in column panels: line k of it is where(k), numbers `apart`, or zeros where that is null.
-template <class T, class Where>
-void pack_columns(int64_t K, int64_t columns, int64_t apart, T* to, Where where) {
+// L lines of a matrix, of which the first `real` exist: zeros stand for the others.
+template <class T>
+struct Piece {
+  const T* at;
+  int64_t real;
+};
+
+// A matrix in column panels: `pieces` of its lines, piece(q) each, lines apart by `line` and their numbers by
+// `apart`.
+template <class T, class PieceOf>
+void pack_columns(int64_t pieces, int64_t columns, int64_t line, int64_t apart, T* to, PieceOf piece_of) {
+  constexpr int L = Lanes<T>::count;
   constexpr int64_t width = kPanelColumns<T>;
   for (int64_t column = 0; column < columns; column += width) {
     const int64_t n = std::min(width, columns - column);
-    for (int64_t k = 0; k < K; ++k, to += width) {
-      const T* from = where(k);
-      if (from && n == width && apart == 1)
-        for (int64_t j = 0; j < width; ++j) to[j] = from[column + j];
-      else if (from && apart == 1)
-        for (int64_t j = 0; j < width; ++j) to[j] = j < n ? from[column + j] : T(0);
-      else
-        for (int64_t j = 0; j < width; ++j) to[j] = from && j < n ? from[(column + j) * apart] : T(0);
+    for (int64_t q = 0; q < pieces; ++q) {
+      const Piece<T> piece = piece_of(q);
+      for (int64_t k = 0; k < L; ++k, to += width) {
+        const T* from = piece.at + k * line + column * apart;
+        if (apart == 1)
+          for (int j = 0; j < kColumnGroup; ++j) {
+            const int lanes = k < piece.real ? int(std::min<int64_t>(L, n - j * L)) : 0;
+            store(to + j * L, lanes > 0 ? load(from + j * L, lanes) : Vec<T>{});
+          }
+        else
+          for (int64_t j = 0; j < width; ++j) to[j] = k < piece.real && j < n ? from[j * apart] : T(0);
+      }
     }
   }
 }
@@ -104,10 +142,9 @@ void pack_columns(int64_t K, int64_t columns, int64_t apart, T* to, Where where)
 template <class Cell, class T>
 void pack_gradient_columns(const T* matrix, int64_t H, int64_t columns, Range range, T* to) {
   constexpr int L = Lanes<T>::count;
-  pack_columns(panels_of<T>(H) * range.count * L, columns, 1, to, [=](int64_t k) -> const T* {
-    const int64_t unit = k / (range.count * L) * L + k % L;
-    const int slot = range.first + int(k / L % range.count);
-    return unit < H ? matrix + (Cell::gate[slot] * H + unit) * columns : nullptr;
+  pack_columns(panels_of<T>(H) * range.count, columns, columns, 1, to, [=](int64_t q) -> Piece<T> {
+    const int64_t unit = q / range.count * L, slot = range.first + q % range.count;
+    return {matrix + (Cell::gate[slot] * H + unit) * columns, H - unit};
   });
 }
 
@@ -149,14 +186,14 @@ void pack_forward(const Weights<T>& w, T* packed) {
     }
   }
   pack_diagonals<Cell>(w, packed + at.diagonals, at.panel);
-  const int64_t H = w.H, HP = padded<T>(H);
+  const int64_t H = w.H;
+  const auto units_of = [H](const T* matrix) {
+    return [=](int64_t q) { return Piece<T>{matrix + q * L, H - q * L}; };
+  };
   if constexpr (Cell::projected)
-    pack_columns(HP, w.R, H, packed + at.second,
-                 [&](int64_t unit) { return unit < H ? w.projection + unit : nullptr; });
-  if constexpr (Cell::reset_before) {
-    const T* U_n = w.U + Cell::gate[0] * H * H;
-    pack_columns(HP, H, H, packed + at.second, [=](int64_t unit) { return unit < H ? U_n + unit : nullptr; });
-  }
+    pack_columns(panels_of<T>(H), w.R, 1, H, packed + at.second, units_of(w.projection));
+  if constexpr (Cell::reset_before)
+    pack_columns(panels_of<T>(H), H, 1, H, packed + at.second, units_of(w.U + Cell::gate[0] * H * H));
 }
 
 template <class Cell, class T>
@@ -165,8 +202,9 @@ void pack_backward(const Weights<T>& w, T* packed) {
   pack_gradient_columns<Cell>(w.U, w.H, w.R, Cell::state, packed);
   pack_gradient_columns<Cell>(w.W, w.H, w.D, Cell::input, packed + at.W);
   if constexpr (Cell::projected)
-    pack_columns(padded<T>(w.R), w.H, 1, packed + at.second,
-                 [&](int64_t r) { return r < w.R ? w.projection + r * w.H : nullptr; });
+    pack_columns(panels_of<T>(w.R), w.H, w.H, 1, packed + at.second, [&](int64_t q) -> Piece<T> {
+      return {w.projection + q * Lanes<T>::count * w.H, w.R - q * Lanes<T>::count};
+    });
   if constexpr (Cell::reset_before)
     pack_gradient_columns<Cell>(w.U, w.H, w.H, Range{0, 1}, packed + at.second);
   pack_diagonals<Cell>(w, packed + at.diagonals, Cell::diagonals * Lanes<T>::count);
