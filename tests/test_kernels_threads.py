@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_cases import CELLS, DTYPES, ISAS, Case, assert_same_bits
+from kernel_cases import CELLS, DTYPES, ISAS, Case, assert_close, assert_same_bits
 
 # Nine chunks or more, as many tasks backward, and work that pays for eight threads.
 LARGE = (400, 20, 9, 33, 20)  # B, T, D, H, R
+# Weights of more than 4 MiB: backward, all sequences take a step together, up to 144 of them, and what up to
+# 432 rows give is summed by all threads.
+WIDE = (150, 14, 570, 301, 150)
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +54,18 @@ def test_threads_do_not_change_a_bit(cell, dtype):
         assert_same_bits(case.run(threads=threads), alone)
     without = [name for name in alone if name[0] == "d" and name != "dx"]  # each chunk is a task then
     assert_same_bits(case.run(threads=8, without=without), alone, ["y", "dx"])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "lstm_projected", "gru_reset_before"])
+def test_threads_do_not_change_a_bit_of_wide_layers(cell):
+    case = Case(cell, *WIDE, "float32")
+    alone = case.run()
+    assert_close(case, alone, case.reference())
+    for threads in (2, 3, 8):
+        assert_same_bits(case.run(threads=threads), alone)
+    without = [name for name in alone if name[0] == "d" and name != "dx"]
+    assert_same_bits(case.run(threads=2, without=without), alone, ["y", "dx"])
+    assert_same_bits(case.run(threads=2, borders=[5]), alone, ["y", "dx", "dh0"])
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -21,11 +21,6 @@ void padded_row(const T* state, int64_t b, int64_t width, int64_t padded_width, 
   std::memset(to + given, 0, size_t(padded_width - given) * sizeof(T));
 }
 
-template <class T>
-void copy_row(T* to, const T* from, int64_t n) {
-  std::memcpy(to, from, size_t(n) * sizeof(T));
-}
-
 template <class Cell, class T>
 class ForwardChunk {
   static constexpr int L = Lanes<T>::count, SLOTS = Cell::slots;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <numeric>
 #include <vector>
@@ -69,6 +70,17 @@ inline int64_t tape_row_of(const Rows& rows, int64_t b, int64_t s) {
 inline int64_t still_active(const Rows& rows, const int64_t* order, int64_t n, int64_t s) {
   while (n > 0 && rows.length[order[n - 1]] <= s) --n;
   return n;
+}
+
+// The same on the way back, of n sequences in all, given how many had the step after.
+inline int64_t active_again(const Rows& rows, const int64_t* order, int64_t n, int64_t active, int64_t s) {
+  while (active < n && rows.length[order[active]] > s) ++active;
+  return active;
+}
+
+template <class T>
+void copy_row(T* to, const T* from, int64_t n) {
+  std::memcpy(to, from, size_t(n) * sizeof(T));
 }
 
 // Scratch memory of one chunk: one block per thread that grows and is used again by the next chunk.
