@@ -205,14 +205,14 @@ class ForwardChunk {
       if (far && !sum)
         for (int64_t i = r; i < r + rows; ++i)
           for (int64_t unit = 0; unit < PANELS * L; unit += kLine) fetch(place[i], p * L + unit);
-      last_tile<PANELS>(rows, r, p, sum);
+      last_tile<PANELS>(rows, r, p, sum, ahead);
     }
   }
 
   template <int PANELS, int ROWS = RowTiles<kRows>::most_last>
-  TIMELIKE_INLINE void last_tile(int rows, int64_t r, int64_t p, const T* sum) {
-    if (rows == ROWS) return tile<ROWS, PANELS>(r, p, sum);
-    if constexpr (ROWS > 1) last_tile<PANELS, ROWS - 1>(rows, r, p, sum);
+  TIMELIKE_INLINE void last_tile(int rows, int64_t r, int64_t p, const T* sum, int64_t ahead) {
+    if (rows == ROWS) return tile<ROWS, PANELS>(r, p, sum, ahead);
+    if constexpr (ROWS > 1) last_tile<PANELS, ROWS - 1>(rows, r, p, sum, ahead);
   }
 
   // What a tile writes for one of its rows, and the first tile's share of the next step's inputs.
@@ -242,11 +242,11 @@ class ForwardChunk {
     const bool both = one_line && !sum;
     const T *a = both ? x : x + D, *lines = panel + (both ? at.input : at.state);
     const int64_t count = both ? D + R : R;
-    if (KIND == Tile::any && sum && ROWS == kRows) {
+    if (KIND == Tile::any && sum && ROWS >= 3) {
       // Large weights: the first tiles of a panel fetch the next one.
       const T* next = lines + (p0 + ahead >= 0 && p0 + ahead < P ? ahead : 0) * at.panel;
       multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a, lda, lines, HN * L, at.panel, count,
-                                                      Lines(next + r0 / ROWS * count * kLine));
+                                                      Lines(next + r0 / kRows * count * kLine));
     } else if constexpr (KIND != Tile::far) {
       multiply_add<ROWS, PANELS, SLOTS, HF, HN, 1, T>(acc, a, lda, lines, HN * L, at.panel, count);
     } else {
