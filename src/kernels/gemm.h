@@ -180,9 +180,11 @@ void product(const Rowset<T>& a, int64_t rows, const T* b, T* const* c, int64_t 
   const int64_t groups = (a.panels * a.width() + longest - 1) / longest;
   const auto group = [&](int64_t k) { return a.pieces(a.panels * k / groups, a.panels * (k + 1) / groups); };
   const auto lines = [&](int64_t k) { return b + a.panels * k / groups * a.width() * line; };
-  if (rows <= 2) {
+  if (rows <= 3) {  // as many panels at once as keep sums in flight
     for (int64_t k = 0; k < groups; ++k, add = true)
-      if (rows == 2)
+      if (rows == 3)
+        product_rows<3, 2, T>(group(k), lines(k), stride, c, columns, add, between);
+      else if (rows == 2)
         product_rows<2, 2, T>(group(k), lines(k), stride, c, columns, add, between);
       else if (rows == 1)
         product_rows<1, 4, T>(group(k), lines(k), stride, c, columns, add, between);
