@@ -36,9 +36,9 @@ class ForwardChunk {
   // Chunks this small spend their time waiting for the row before, and weights this large come from far away:
   // there the input products are summed ahead for a window of steps, in full tiles, and only the state
   // products stay in the time loop.
-  static constexpr int64_t kSmall = 2, kWindow = 64, kLarge = int64_t(4) << 20, kWindowOfLarge = 8;
+  static constexpr int64_t kSmall = 2, kWindow = 64, kWindowOfLarge = 8;
   static constexpr int64_t kNear = 64 << 10;        // numbers that stay in the L2 cache
-  static constexpr int64_t kFirstCache = 64 << 10;  // bytes of a panel that are read from the L1 cache
+  static constexpr int64_t kFirstCache = 64 << 10;  // bytes of a panel, most of which the L1 cache keeps
   static constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // numbers in a line of the caches
 
   // Null for what is not wanted.

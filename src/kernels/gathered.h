@@ -60,8 +60,8 @@ struct Gathered {
   static constexpr int HF = Cell::state.first, HN = Cell::state.count;
   // A tile of the weights' gradients: so many registers of columns, and as many rows as fill the rest.
   static constexpr int kColumns = 3;
-  // Bytes of weights that do not stay in the L2 cache, and that leave little room there.
-  static constexpr int64_t kLarge = int64_t(4) << 20, kMiddling = int64_t(1) << 20;
+  static constexpr int64_t kMiddling = int64_t(1)
+                                       << 20;  // bytes of sums that leave little room in the L2 cache
 
   const Backward<T>& f;
   const int64_t D, H, R, P, HP, RP;

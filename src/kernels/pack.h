@@ -19,6 +19,9 @@
 namespace timelike {
 namespace TIMELIKE_ISA {
 
+// Weights of more bytes do not stay in the L2 cache.
+constexpr int64_t kLarge = int64_t(4) << 20;
+
 template <class T>
 int64_t panels_of(int64_t units) {
   return (units + Lanes<T>::count - 1) / Lanes<T>::count;

@@ -88,6 +88,10 @@ class Workspace {
  public:
   static constexpr size_t alignment = 64;
 
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
   // Runs `takes`, a sequence of take(), twice: to see how much is asked for, and to hand it out.
   template <class Takes>
   void lay_out(Takes&& takes) {
