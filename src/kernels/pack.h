@@ -78,7 +78,11 @@ int64_t backward_size(int64_t D, int64_t H, int64_t R) {
 template <bool HIGH, class T, size_t... I>
 TIMELIKE_INLINE Vec<T> zipped(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
   constexpr size_t L = sizeof...(I), from = HIGH ? L / 2 : 0;
+#ifdef __clang__
   return __builtin_shufflevector(a, b, (I % 2 ? L + from + I / 2 : from + I / 2)...);
+#else  // GCC knows the other name from release 12 on
+  return __builtin_shuffle(a, b, typename Lanes<T>::ints{(I % 2 ? L + from + I / 2 : from + I / 2)...});
+#endif
 }
 
 // Rows become columns: each round of zips exchanges one bit of a row's number for one of a lane's.
